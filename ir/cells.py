@@ -1,0 +1,153 @@
+"""How a weight code stands in cells: the sign encoding and the digits (bit slices).
+
+A weight occupies ``columns`` neighbouring cells of one row.  Their levels, most significant first, are the
+base-``2**bits_per_cell`` digits of one unsigned **word**; passes work on words (a changed cell is a changed
+digit of the XOR), the emitted program and the virtual chip on levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ir.arrays import Array, word_dtype
+from ir.errors import XbcError
+
+I64 = npt.NDArray[np.int64]
+
+ENCODINGS: Final = {
+    "driver": "sign in the row driver (one output per section), magnitude in the cells",
+    "split": "a section holds weights of one sign, magnitude in the cells, the digital adder adds or subtracts",
+    "differential": "positive magnitude and negative magnitude side by side, read as their difference",
+    "offset": "code + offset in the cells, offset times the sum of inputs subtracted digitally",
+    "twos-complement": "sign bit in a slice of its own with weight -2**(bits-1), then the lower bits",
+    "unipolar": "codes are never negative, stored as they are",
+}
+MAGNITUDE_ENCODINGS: Final = frozenset({"driver", "split", "differential"})
+
+
+@dataclass(frozen=True)
+class CellFormat:
+    """Encoding and slicing of one layer.
+
+    Fields:
+        encoding: a key of ``ENCODINGS``.
+        bits: stored bits: of the magnitude for driver, split, differential and unipolar; of the whole
+            code (sign included) for offset and twos-complement.
+        bits_per_cell: 1..4; a cell has ``2**bits_per_cell`` levels.
+    """
+
+    encoding: str
+    bits: int
+    bits_per_cell: int
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ENCODINGS:
+            raise XbcError(f"unknown encoding {self.encoding!r}; known: {', '.join(ENCODINGS)}")
+        if not 1 <= self.bits <= 17:
+            raise XbcError(f"bits = {self.bits} is outside 1..17")
+        if not 1 <= self.bits_per_cell <= 4:
+            raise XbcError(f"bits_per_cell = {self.bits_per_cell} is outside 1..4")
+        if self.columns * self.bits_per_cell > 32:
+            raise XbcError(
+                f"{self.encoding} weights of {self.bits} bits with {self.bits_per_cell} bits per cell need "
+                f"words of {self.columns * self.bits_per_cell} bits; at most 32 are supported: lower the bits"
+            )
+
+    @property
+    def slices(self) -> int:
+        """Cells per stored number: digits of one polarity (the sign slice of twos-complement included)."""
+        if self.encoding == "twos-complement":
+            return 1 + -(-(self.bits - 1) // self.bits_per_cell)
+        return -(-self.bits // self.bits_per_cell)
+
+    @property
+    def columns(self) -> int:
+        """Cells per weight."""
+        return self.slices * (2 if self.encoding == "differential" else 1)
+
+    @property
+    def word_bits(self) -> int:
+        return self.columns * self.bits_per_cell
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return word_dtype(self.word_bits)
+
+    @property
+    def cell_weights(self) -> I64:
+        """[columns] integer weight of each cell's level in the decoded code (before sign and offset)."""
+        powers = np.left_shift(np.int64(1), self.bits_per_cell * np.arange(self.slices - 1, -1, -1))
+        if self.encoding == "differential":
+            return np.concatenate([powers, -powers])
+        if self.encoding == "twos-complement":
+            low = np.left_shift(np.int64(1), self.bits_per_cell * np.arange(self.slices - 2, -1, -1))
+            return np.concatenate([[-(np.int64(1) << (self.bits - 1))], low])
+        return powers
+
+    def code_range(self) -> tuple[int, int]:
+        """Smallest and largest code (before an offset is added, for offset: of the stored number)."""
+        if self.encoding in MAGNITUDE_ENCODINGS:
+            top = (1 << self.bits) - 1
+            return -top, top
+        if self.encoding == "twos-complement":
+            return -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
+        return 0, (1 << self.bits) - 1
+
+    def encode(self, codes: Array, offset: Array | int = 0) -> Array:
+        """Words of integer codes.
+
+        Args:
+            codes: any shape, integer.
+            offset: broadcastable to ``codes``; only the offset encoding uses it.
+        Returns: same shape, dtype ``self.dtype``.  Driver and split words hold the magnitude; the sign
+            stays with the section (see ``Sectioned``).
+        """
+        wide = codes.astype(np.int64, copy=False) if self.word_bits > 16 else codes.astype(np.int32, copy=False)
+        if self.encoding in ("driver", "split"):
+            return np.abs(wide).astype(self.dtype)
+        if self.encoding == "differential":
+            shift = self.slices * self.bits_per_cell
+            positive, negative = np.maximum(wide, 0), np.maximum(-wide, 0)
+            return ((positive << shift) | negative).astype(self.dtype)
+        if self.encoding == "offset":
+            return (wide + offset).astype(self.dtype)
+        if self.encoding == "twos-complement":
+            low_bits = self.bits - 1
+            low = wide & ((1 << low_bits) - 1)
+            return (((wide < 0).astype(wide.dtype) << (self.bits_per_cell * (self.slices - 1))) | low).astype(
+                self.dtype
+            )
+        return wide.astype(self.dtype)
+
+    def decode(self, words: Array, offset: Array | int = 0) -> Array:
+        """Codes (int32) of words: the sum of level times cell weight, minus the offset.
+
+        Driver and split words decode to the magnitude; the caller applies the sign.
+        """
+        wide = words.astype(np.int64)
+        if self.encoding == "differential":
+            shift = self.slices * self.bits_per_cell
+            code = (wide >> shift) - (wide & ((1 << shift) - 1))
+        elif self.encoding == "twos-complement":
+            shift = self.bits_per_cell * (self.slices - 1)
+            code = (wide & ((1 << shift) - 1)) - ((wide >> shift) << (self.bits - 1))
+        else:
+            code = wide
+        if self.encoding == "offset":
+            code = code - offset
+        return code.astype(np.int32)
+
+    def levels(self, words: Array) -> Array:
+        """Cell levels, uint8, shape ``words.shape + (columns,)``, most significant digit first."""
+        shifts = self.bits_per_cell * np.arange(self.columns - 1, -1, -1)
+        mask = (1 << self.bits_per_cell) - 1
+        return ((words[..., None].astype(np.uint32) >> shifts.astype(np.uint32)) & mask).astype(np.uint8)
+
+    def words(self, levels: Array) -> Array:
+        """Inverse of ``levels``: ``[..., columns]`` uint8 to words ``[...]``."""
+        shifts = self.bits_per_cell * np.arange(self.columns - 1, -1, -1)
+        return np.bitwise_or.reduce(levels.astype(np.uint32) << shifts.astype(np.uint32), axis=-1).astype(self.dtype)

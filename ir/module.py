@@ -1,0 +1,128 @@
+"""Module and layer: the program of one network on one target."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from ir.errors import XbcError
+from ir.layout import Layout
+from ir.stages import B, Body
+from ir.target import Target
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a layer's matrix comes from in the ONNX graph.
+
+    Fields:
+        node: name of the ONNX node (unique in the host graph).
+        op_type: its operator.
+        operand: index of the node input that holds the weights.
+        tensor: name of the host-graph input that takes the effective weights back.
+        dtype: numpy name of that input's type (``float32``, ``uint8``, ...).
+        layout: where the matrix lies in the tensor.
+        groups: outputs of different groups never share rows (grouped convolution, stacked matrices).
+        kernel: spatial kernel size of a convolution, else empty.
+        products: matrix-vector products that one inference needs (batch 1), None when dynamic.
+    """
+
+    node: str
+    op_type: str
+    operand: int
+    tensor: str
+    dtype: str
+    layout: Layout
+    groups: int = 1
+    kernel: tuple[int, ...] = ()
+    products: int | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight matrix, at some stage."""
+
+    name: str
+    origin: Origin
+    body: Body
+
+    @property
+    def weights(self) -> int:
+        outputs, inputs = self.body.shape
+        return outputs * inputs
+
+    def at(self, stage: type[B]) -> B:
+        """The body, which must have reached ``stage``."""
+        if not isinstance(self.body, stage):
+            raise XbcError(
+                f"layer {self.name!r} is at stage {self.body.stage()!r}, {stage.stage()!r} is needed: "
+                f"run the pass that makes it first"
+            )
+        return self.body
+
+    def with_body(self, body: Body) -> Layer:
+        return dataclasses.replace(self, body=body)
+
+
+@dataclass(frozen=True)
+class Unmapped:
+    """A node with static weights that stays in the host graph, and why."""
+
+    node: str
+    op_type: str
+    weights: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Host:
+    """Reference to the host graph (the ONNX file itself is no business of the IR)."""
+
+    file: str = ""
+    sha256: str = ""
+    model_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A network on a target.
+
+    Fields:
+        layers: in dependency order.
+        edges: (layer, layer) pairs: the first one's output feeds the second through the host graph.
+    """
+
+    name: str
+    target: Target
+    layers: tuple[Layer, ...]
+    edges: tuple[tuple[str, str], ...] = ()
+    host: Host = field(default_factory=Host)
+    unmapped: tuple[Unmapped, ...] = ()
+
+    def layer(self, name: str) -> Layer:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        known = ", ".join(layer.name for layer in self.layers[:8])
+        raise XbcError(f"no layer {name!r} in module {self.name!r}; layers: {known}{', ...' * (len(self.layers) > 8)}")
+
+    def graph(self) -> nx.DiGraph[str]:
+        graph: nx.DiGraph[str] = nx.DiGraph()
+        graph.add_nodes_from(layer.name for layer in self.layers)
+        graph.add_edges_from(self.edges)
+        return graph
+
+    def with_layers(self, layers: tuple[Layer, ...] | list[Layer]) -> Module:
+        return dataclasses.replace(self, layers=tuple(layers))
+
+    @property
+    def weights(self) -> int:
+        return sum(layer.weights for layer in self.layers)
+
+    def stage(self) -> type[Body]:
+        """The earliest stage any layer is at."""
+        from ir.stages import STAGES, Float
+
+        return min((type(layer.body) for layer in self.layers), key=STAGES.index, default=Float)

@@ -1,0 +1,223 @@
+"""Chip descriptions: a validated, immutable record of a crossbar chip.
+
+Constants are those of the chip itself; where they come from stands in the comments of the TOML files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ir.cells import ENCODINGS
+from ir.errors import XbcError
+
+ROUTINGS = {
+    "gather": "every row of a section takes any input of its output(s)",
+    "block": "a section takes a run of consecutive inputs; rows may be permuted inside it",
+    "fixed": "row r of block b is input b * rows + r",
+}
+
+
+@dataclass(frozen=True)
+class Write:
+    """Cost of writing: one cell per pulse pair (write plus its verify reads are `trials` pulses)."""
+
+    set_pj: float = 10.0
+    reset_pj: float = 10.0
+    set_ns: float = 100.0
+    reset_ns: float = 100.0
+    parallel_cells: int = 128
+    trials_verified: float = 1.0
+    trials_unverified: float = 1.0
+
+
+@dataclass(frozen=True)
+class Read:
+    """Cost of one analog read of a section (all driven rows, one input slice) and of one verify read."""
+
+    cell_pj: float = 0.01
+    array_ns: float = 100.0
+    verify_pj: float = 0.1
+    verify_ns: float = 20.0
+
+
+@dataclass(frozen=True)
+class Converters:
+    """DAC and ADC: bits, how many columns share one ADC, conversion cost."""
+
+    dac_bits: int = 1
+    adc_bits: int = 9
+    input_bits: int = 8
+    columns_per_adc: int = 8
+    adc_pj: float = 2.0
+    adc_ns: float = 1.0
+
+
+@dataclass(frozen=True)
+class Device:
+    """The memristor: conductance window and its imperfections (0 = ideal).
+
+    Fields:
+        g_min_siemens, g_max_siemens: conductance of the lowest and the highest level.
+        sigma_programmed, sigma_verified: relative programming error (standard deviation over the
+            window) without and with write-verify.
+        read_noise: relative standard deviation per read.
+        drift_exponent: G(t) = G0 * (t / 1 s) ** -drift_exponent.
+        stuck_low, stuck_high: fraction of cells stuck.
+        line_ohm: wire resistance between neighbouring cells.
+    """
+
+    g_min_siemens: float = 1e-6
+    g_max_siemens: float = 1e-4
+    sigma_programmed: float = 0.0
+    sigma_verified: float = 0.0
+    read_noise: float = 0.0
+    drift_exponent: float = 0.0
+    stuck_low: float = 0.0
+    stuck_high: float = 0.0
+    line_ohm: float = 0.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """A chip.
+
+    Fields:
+        rows, columns: cells of one crossbar.
+        bits_per_cell: levels are 0 .. 2**bits_per_cell - 1.
+        crossbars: arrays on the chip.
+        outputs_per_section: outputs that share the rows of a section (at most what the columns hold).
+        encoding: where signs live unless the pipeline says otherwise.
+        routing: see ``ROUTINGS``.
+        row_gating: rows can be switched per output within a section (needed by scope=layer).
+        endurance: writes a cell survives.
+        faulty: (crossbar, row, column, level) of cells that cannot be written.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    bits_per_cell: int = 1
+    crossbars: int = 1
+    outputs_per_section: int = 1
+    encoding: str = "driver"
+    routing: str = "gather"
+    row_gating: bool = False
+    endurance: float = 1e6
+    faulty: tuple[tuple[int, int, int, int], ...] = ()
+    description: str = ""
+    write: Write = field(default_factory=Write)
+    read: Read = field(default_factory=Read)
+    converters: Converters = field(default_factory=Converters)
+    device: Device = field(default_factory=Device)
+
+    def __post_init__(self) -> None:
+        limits = {
+            "rows": (1, 65535), "columns": (1, 65535), "bits_per_cell": (1, 4), "crossbars": (1, 2**24),
+            "outputs_per_section": (1, 65535),
+        }  # fmt: skip
+        for key, (low, high) in limits.items():
+            if not low <= getattr(self, key) <= high:
+                raise self._bad(key, f"= {getattr(self, key)} is outside {low}..{high}")
+        if self.encoding not in ENCODINGS:
+            raise self._bad("encoding", f"= {self.encoding!r} is unknown; known: {', '.join(ENCODINGS)}")
+        if self.routing not in ROUTINGS:
+            raise self._bad("routing", f"= {self.routing!r} is unknown; known: {', '.join(ROUTINGS)}")
+        if self.encoding == "driver" and self.outputs_per_section != 1:
+            raise self._bad(
+                "encoding", "= 'driver' needs outputs_per_section = 1: a row driver has one sign for the whole row"
+            )
+        if not self.endurance > 0:
+            raise self._bad("endurance", f"= {self.endurance} must be positive")
+        for section in (self.write, self.read, self.converters, self.device):
+            table = type(section).__name__.lower()
+            for f in dataclasses.fields(section):
+                value = getattr(section, f.name)
+                low = 1 if isinstance(value, int) and not isinstance(value, bool) else 0
+                if not low <= value < float("inf"):
+                    raise self._bad(f"{table}.{f.name}", f"= {value} must be at least {low} and finite")
+        if self.device.g_max_siemens <= self.device.g_min_siemens:
+            raise self._bad("device.g_max_siemens", "must be above device.g_min_siemens")
+        for cell in self.faulty:
+            if len(cell) != 4 or not (
+                0 <= cell[0] < self.crossbars and 0 <= cell[1] < self.rows
+                and 0 <= cell[2] < self.columns and 0 <= cell[3] < 2**self.bits_per_cell
+            ):  # fmt: skip
+                raise self._bad("faulty", f"entry {list(cell)} is not [crossbar, row, column, level] of this chip")
+
+    def _bad(self, key: str, problem: str) -> XbcError:
+        return XbcError(f"target {self.name!r}: {key} {problem}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping (nested tables as dicts), the inverse of ``from_dict``."""
+        out = dataclasses.asdict(self)
+        out["faulty"] = [list(cell) for cell in self.faulty]
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Target:
+        """Validated target; errors name the key.
+
+        Raises: XbcError for an unknown key, a wrong type or a value out of range.
+        """
+        name = data.get("name")
+        return typing.cast(Target, _build(cls, data, f"target {name!r}" if name else "target", ""))
+
+    def override(self, settings: Mapping[str, Any]) -> Target:
+        """The target with dotted keys replaced (``{"crossbars": 64, "write.set_pj": 2.0}``)."""
+        data = self.to_dict()
+        for key, value in settings.items():
+            *path, last = key.split(".")
+            table: Any = data
+            for part in path:
+                table = table.get(part) if isinstance(table, dict) else None
+            if not isinstance(table, dict) or last not in table or isinstance(table[last], dict):
+                known = ", ".join(_keys(data))
+                raise XbcError(f"target {self.name!r} has no key {key!r}; keys: {known}")
+            table[last] = value
+        return Target.from_dict(data)
+
+
+def _keys(data: Mapping[str, Any], prefix: str = "") -> list[str]:
+    out: list[str] = []
+    for key, value in data.items():
+        out += _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+    return out
+
+
+def _build(cls: type[Any], data: Mapping[str, Any], who: str, prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    for key in data:
+        if key not in known:
+            raise XbcError(f"{who}: unknown key {prefix}{key}; known: {', '.join(prefix + k for k in known)}")
+    values: dict[str, Any] = {}
+    for key, f in known.items():
+        if key not in data:
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                raise XbcError(f"{who}: key {prefix}{key} is missing")
+            continue
+        values[key] = _convert(data[key], hints[key], who, prefix + key)
+    return cls(**values)
+
+
+def _convert(value: Any, hint: Any, who: str, key: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise XbcError(f"{who}: {key} must be a table")
+        return _build(typing.cast(type, hint), value, who, key + ".")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, types.GenericAlias):
+        if not isinstance(value, (list, tuple)) or not all(
+            isinstance(c, (list, tuple)) and all(type(x) is int for x in c) for c in value
+        ):
+            raise XbcError(f"{who}: {key} must be a list of integer lists")
+        return tuple(tuple(c) for c in value)
+    if type(value) is not hint:
+        raise XbcError(f"{who}: {key} = {value!r} must be {'a' if hint is not int else 'an'} {hint.__name__}")
+    return value

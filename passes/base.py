@@ -1,0 +1,123 @@
+"""What a pass is.
+
+A pass is a frozen dataclass.  Its fields are its options (their types check the pipeline text and the command
+line), its docstring is its manual page, ``requires`` and ``ensures`` are the stages of ``ir.stages`` it works
+between.  ``run`` returns a new module and never changes the one it was given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+from ir.errors import XbcError
+from ir.module import Module
+from ir.stages import Body
+
+Progress = Callable[[str, int, int], None]
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Progress sink that shows nothing."""
+
+
+@dataclass
+class Context:
+    """What a run hands to its passes.
+
+    Fields:
+        seed: of every random choice.
+        threads: worker threads (results must not depend on it).
+        progress: called with (what, done, total).
+        facts: what passes report about themselves for the manifest (bounds, gaps, solver caps), by pass name.
+        data: things a pass may be handed from outside (sensitivities by layer name), by key.
+    """
+
+    seed: int = 0
+    threads: int = 2
+    progress: Progress = _silent
+    facts: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """Base of all passes; subclasses are frozen dataclasses whose fields all have defaults."""
+
+    name: ClassVar[str]
+    requires: ClassVar[type[Body]]
+    ensures: ClassVar[type[Body]]
+
+    @abstractmethod
+    def run(self, module: Module, context: Context) -> Module:
+        """The transformed module.  Raises XbcError when the module or the options do not allow it."""
+
+    @classmethod
+    def options(cls) -> dict[str, tuple[Any, Any]]:
+        """Option name (with dashes) -> (type, default)."""
+        hints = typing.get_type_hints(cls)
+        return {f.name.replace("_", "-"): (hints[f.name], f.default) for f in dataclasses.fields(cls)}
+
+    @classmethod
+    def create(cls, settings: Mapping[str, str]) -> Pass:
+        """A pass from option texts.  Raises XbcError for an unknown option or a text of the wrong type."""
+        options = cls.options()
+        values: dict[str, Any] = {}
+        for key, text in settings.items():
+            if key not in options:
+                known = ", ".join(options) or "none"
+                raise XbcError(f"pass {cls.name!r} has no option {key!r}; its options: {known}")
+            values[key.replace("-", "_")] = parse_option(f"option {key!r} of pass {cls.name!r}", options[key][0], text)
+        return cls(**values)
+
+    def __str__(self) -> str:
+        shown = [
+            f"{f.name.replace('_', '-')}={_text(getattr(self, f.name))}"
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        ]
+        return self.name + (f"{{{','.join(shown)}}}" if shown else "")
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def describe_type(hint: Any) -> str:
+    """How a manual page writes an option's type."""
+    if get_origin(hint) is Literal:
+        return " | ".join(str(a) for a in get_args(hint))
+    return str(getattr(hint, "__name__", hint))
+
+
+def parse_option(who: str, hint: Any, text: str) -> Any:
+    """``text`` as a value of type ``hint`` (bool, int, float, str or Literal)."""
+    if get_origin(hint) is Literal:
+        for choice in get_args(hint):
+            if str(choice) == text:
+                return choice
+    elif hint is bool:
+        if text in ("true", "false"):
+            return text == "true"
+    elif hint is str:
+        return text
+    else:
+        try:
+            value = hint(text)
+        except ValueError:
+            pass
+        else:
+            if value == value and abs(value) != float("inf"):
+                return value
+    wanted = "true | false" if hint is bool else describe_type(hint)
+    raise XbcError(f"{who}: {text!r} is not of type {wanted}")
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise XbcError(message) unless ``condition``; for option ranges in ``__post_init__``."""
+    if not condition:
+        raise XbcError(message)

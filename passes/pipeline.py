@@ -1,0 +1,47 @@
+"""Pipelines are text: ``quantize{bits=8},slice-bits,form-sections``."""
+
+from __future__ import annotations
+
+import re
+
+from ir.errors import XbcError
+from passes.base import Pass
+from passes.table import load_pass
+
+_ITEM = re.compile(r"\s*(?P<name>[A-Za-z][A-Za-z0-9-]*)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?:,|$)")
+
+LEVELS = {
+    0: "quantize,encode-signs,slice-bits,form-sections,deal-sections",
+    1: "quantize,encode-signs,slice-bits,form-sections,sort-sections,order-sections{method=sum},deal-sections",
+    2: "quantize,encode-signs,slice-bits,form-sections,sort-sections,order-sections,deal-sections,match-rows",
+}
+
+
+def parse_pipeline(text: str) -> list[Pass]:
+    """Passes of a pipeline text.  Raises XbcError that points at the place it cannot read."""
+    passes: list[Pass] = []
+    at = 0
+    if not text.strip():
+        raise XbcError("the pipeline is empty; try --passes 'quantize,slice-bits,form-sections'")
+    while at < len(text):
+        match = _ITEM.match(text, at)
+        if match is None:
+            raise XbcError(f"cannot read the pipeline at character {at + 1}: {text[at : at + 30]!r}")
+        if match.end() == len(text) and text.rstrip().endswith(","):
+            raise XbcError("the pipeline ends with a comma")
+        settings: dict[str, str] = {}
+        for item in filter(None, (part.strip() for part in (match["options"] or "").split(","))):
+            key, equals, value = item.partition("=")
+            if not equals or not key.strip() or not value.strip():
+                raise XbcError(f"pass {match['name']!r}: option {item!r} is not of the form key=value")
+            if key.strip() in settings:
+                raise XbcError(f"pass {match['name']!r}: option {key.strip()!r} is given twice")
+            settings[key.strip()] = value.strip()
+        passes.append(load_pass(match["name"]).create(settings))
+        at = match.end()
+    return passes
+
+
+def format_pipeline(passes: list[Pass]) -> str:
+    """Text that ``parse_pipeline`` reads back to the same passes."""
+    return ",".join(str(p) for p in passes)

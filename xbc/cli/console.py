@@ -1,0 +1,110 @@
+"""What the commands share for talking to people: tables on stdout, progress on stderr, JSON, numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+MINIMUM_WIDTH = 100
+"""Width of tables that go to a file or a pipe (a terminal has its own)."""
+
+
+def stdout() -> Console:
+    """Console for results."""
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(highlight=False, width=max(MINIMUM_WIDTH, console.width))
+
+
+def print_json(value: Any) -> None:
+    """The one JSON object of a command, on stdout; NaN and infinity become null."""
+    click.echo(json.dumps(plain(value), indent=2, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """Python's own types all the way down, as JSON takes them."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A ``progress(what, done, total)`` sink that draws bars on stderr while the block runs.
+
+    Nothing is drawn with ``quiet`` or when stderr is no terminal.
+    """
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda what, done, total: None
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show
+
+
+def note(message: str, quiet: bool = False) -> None:
+    """A line for people, on stderr."""
+    if not quiet:
+        click.echo(message, err=True)
+
+
+def table(title: str, *headers: str, text: int = 1) -> Table:
+    """A plain table whose first ``text`` columns are words and the rest numbers."""
+    out = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for i, header in enumerate(headers):
+        out.add_column(header, justify="left" if i < text else "right", overflow="fold" if i < text else "ellipsis")
+    return out
+
+
+def count(value: float | None) -> str:
+    """Whole numbers with thin groups: 1,234,567; ``-`` for none."""
+    return "-" if value is None else f"{round(value):,}"
+
+
+def ratio(value: float | None) -> str:
+    """``19.5x``; ``-`` for none."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3g}x" if value < 100 else f"{value:,.0f}x"
+
+
+def quantity(value: float | None, unit: str) -> str:
+    """A value in a base unit with the prefix that keeps it between 1 and 1000 (``pJ``: up to mJ, ``ns``: up to s)."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    ladder = {"pJ": ["pJ", "nJ", "uJ", "mJ", "J"], "ns": ["ns", "us", "ms", "s"], "B": ["B", "kB", "MB", "GB"]}[unit]
+    for name in ladder[:-1]:
+        if abs(value) < 1000:
+            return f"{value:.3g} {name}"
+        value /= 1000
+    return f"{value:,.3g} {ladder[-1]}"
+
+
+def seconds(value: float) -> str:
+    """``12.3 s`` / ``45 ms``."""
+    return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.0f} ms"

@@ -1,0 +1,116 @@
+"""Entry point of the ``xbc`` command: one lazy table of commands, and the one place where errors become exit codes.
+
+Exit codes: 0 done; 1 ``verify`` found a fault; 2 bad input (one sentence on stderr); 130 interrupted; 70 a bug in xbc.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Final, NoReturn, cast
+
+import click
+
+from ir.errors import XbcError
+
+COMMANDS: Final = {
+    "compile": "xbc.cli.compile:command",
+    "opt": "xbc.cli.opt:command",
+    "passes": "xbc.cli.passes:command",
+    "inspect": "xbc.cli.inspect:command",
+    "simulate": "xbc.cli.simulate:command",
+    "evaluate": "xbc.cli.evaluate:command",
+    "verify": "xbc.cli.verify:command",
+    "targets": "xbc.cli.targets:command",
+}
+"""Command name -> where it lives.  A command is one file with a click command called ``command``, and one line here."""
+
+BAD_INPUT: Final = 2
+BUG: Final = 70
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+TERMINATED: Final = 143
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Commands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        return cast(click.Command, getattr(importlib.import_module(module), attribute))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="xbc", prog_name="xbc")
+def cli() -> None:
+    """Compile ONNX networks to reprogramming programs for memristor crossbar chips.
+
+    \b
+    First steps:
+      xbc compile model.onnx                    write model.xbc/ for the default chip
+      xbc verify model.xbc                      replay it on the virtual chip
+      xbc evaluate model.xbc --data set.npz     accuracy after compiling
+      xbc inspect model.xbc                     what is written where
+
+    Every command explains itself: xbc COMMAND --help.
+    """
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command line and return its exit code; nothing escapes but bugs, which are shown whole."""
+    try:
+        cli.main(args=arguments, prog_name="xbc", standalone_mode=False)
+        sys.stdout.flush()
+    except XbcError as error:
+        return _fail(str(error))
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("xbc: interrupted, nothing was left behind", err=True)
+        return INTERRUPTED
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "xbc"
+        return _fail(f"{error.format_message().rstrip('.')}; see {command} --help")
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except BrokenPipeError:
+        # The reader has gone (xbc ... | head): say nothing, and keep the interpreter's exit from saying it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except MemoryError:
+        return _fail("out of memory: the model or the set is too large for this machine")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}")
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        click.echo("xbc: this is a bug in xbc; please report the lines above with the command you gave", err=True)
+        return BUG
+    return 0
+
+
+def _fail(message: str) -> int:
+    click.echo(f"xbc: error: {message}", err=True)
+    return BAD_INPUT
+
+
+def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(TERMINATED)  # unwinds, so half-written output is removed as on Ctrl-C
+
+
+def main() -> NoReturn:
+    """Console script."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(run())

@@ -1,0 +1,149 @@
+"""Runs a pipeline: checks stages, verifies between passes, times, and records what each pass changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ir.errors import XbcError
+from ir.module import Module
+from ir.stages import STAGES, Placed, Programmed, Sectioned
+from ir.verify import VerifyError, check_module
+from passes.base import Context, Pass
+from passes.counting import count_module
+
+Hook = Callable[[str, Pass, Module], None]
+
+
+class PassError(XbcError):
+    """A pass failed; the message names it and those that had run."""
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did.
+
+    Fields:
+        name: of the pass.
+        text: pass and options as pipeline text.
+        stage: stage of the module afterwards.
+        seconds: of the pass itself, verification and counting not included.
+        sections: sections afterwards, None before there are any.
+        writes: steady-state writes per inference afterwards, None before placement.
+    """
+
+    name: str
+    text: str
+    stage: str
+    seconds: float
+    sections: int | None = None
+    writes: int | None = None
+
+
+@dataclass
+class Options:
+    """How a pipeline is run.
+
+    Fields:
+        verify_each: run the verifier after every pass.
+        count_each: count the writes after every pass that leaves the module placed.
+        before, after: called around each pass with ("before"/"after", pass, module).
+    """
+
+    verify_each: bool = True
+    count_each: bool = True
+    before: Hook | None = None
+    after: Hook | None = None
+
+
+@dataclass
+class Run:
+    """The outcome of a pipeline."""
+
+    module: Module
+    records: list[PassRecord] = field(default_factory=list)
+
+
+def run_pipeline(
+    module: Module, passes: Sequence[Pass], context: Context | None = None, options: Options | None = None
+) -> Run:
+    """Runs the passes in order.
+
+    Raises: PassError naming the pass that failed and those already run; the given module is untouched.
+    """
+    context = context or Context()
+    options = options or Options()
+    run = Run(module)
+    for position, step in enumerate(passes):
+        done = ", ".join(r.name for r in run.records) or "none"
+        _check_requirement(run.module, step, done)
+        if options.before is not None:
+            options.before("before", step, run.module)
+        context.progress(step.name, position, len(passes))
+        started = time.perf_counter()
+        try:
+            run.module = step.run(run.module, context)
+            seconds = time.perf_counter() - started
+            _check_promise(run.module, step)
+            if options.verify_each:
+                check_module(run.module)
+        except VerifyError as error:
+            raise PassError(f"pass {step.name!r} made an invalid module (passes before it: {done}): {error}") from error
+        except PassError:
+            raise
+        except XbcError as error:
+            raise PassError(f"{error} (in pass {step.name!r}; passes already run: {done})") from error
+        run.records.append(_record(run.module, step, seconds, options.count_each))
+        if options.after is not None:
+            options.after("after", step, run.module)
+    return run
+
+
+def _check_requirement(module: Module, step: Pass, done: str) -> None:
+    for layer in module.layers:
+        if not isinstance(layer.body, step.requires):
+            raise PassError(
+                f"pass {step.name!r} needs layers at stage {step.requires.stage()!r}, but layer {layer.name!r} is at "
+                f"{layer.body.stage()!r} (passes already run: {done}); {_cure(step)}"
+            )
+
+
+def _cure(step: Pass) -> str:
+    from passes.table import PASSES, load_pass
+
+    makers = [name for name in PASSES if load_pass(name).ensures is step.requires and name != step.name]
+    return f"put one of these before it: {', '.join(makers)}" if makers else "compile from an ONNX model"
+
+
+def _check_promise(module: Module, step: Pass) -> None:
+    for layer in module.layers:
+        if not isinstance(layer.body, step.ensures):
+            raise PassError(
+                f"pass {step.name!r} promised stage {step.ensures.stage()!r} but left layer {layer.name!r} at "
+                f"{layer.body.stage()!r}: this is a bug in the pass"
+            )
+
+
+def _record(module: Module, step: Pass, seconds: float, count: bool) -> PassRecord:
+    stage = module.stage()
+    at = STAGES.index(stage)
+    sections = writes = None
+    if module.layers and at >= STAGES.index(Sectioned):
+        sections = sum(layer.at(Sectioned).sections for layer in module.layers)
+    if count and module.layers and at >= STAGES.index(Placed):
+        writes = count_module(module).steady.total
+    return PassRecord(step.name, str(step), stage.stage(), seconds, sections, writes)
+
+
+def finish(module: Module) -> Module:
+    """A module at stage Programmed: exact words in the cells where ``reprogram`` has not decided otherwise."""
+    layers = []
+    for layer in module.layers:
+        body = layer.at(Placed)
+        layers.append(
+            layer
+            if isinstance(body, Programmed)
+            else layer.with_body(body.lower(Programmed, stored=body.wanted_words()))
+        )
+    return module.with_layers(layers)

@@ -1,0 +1,1 @@
+"""Algorithms the passes are built from: kernels, searches, bounds.  They know arrays, not modules."""

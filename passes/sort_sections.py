@@ -1,0 +1,101 @@
+"""sort-sections: sorts the weights of an output before they are cut into sections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from ir.arrays import Array
+from ir.errors import XbcError
+from ir.module import Layer, Module
+from ir.stages import Sectioned, Sliced
+from ir.target import Target
+from passes.base import Context, Pass
+from passes.sections import Cut, group_width, natural_sections, output_blocks, sections_from_order
+
+
+@dataclass(frozen=True)
+class SortSections(Pass):
+    """Sorts the weights of each output, so that sections of equal rank hold similar cells.
+
+    Before: output = 3 200 7 180 with 2 rows -> sections (3 200) (7 180).
+    After (magnitude, rank): (200 180) (7 3); stratified: (200 7) (180 3).
+
+    With several outputs per section the inputs are sorted by the sum of their stored magnitudes.  Under block
+    routing rows only move inside their block, under fixed routing not at all (refused).
+
+    Options:
+        by: ``magnitude`` or signed ``value``, largest first.
+        cut: ``rank``: consecutive runs of the sorted weights; ``stratified``: every k-th weight, so that
+            every section holds the whole distribution of its output.
+    """
+
+    name: ClassVar[str] = "sort-sections"
+    requires = Sectioned
+    ensures = Sectioned
+
+    by: Literal["magnitude", "value"] = "magnitude"
+    cut: Cut = "rank"
+
+    def run(self, module: Module, context: Context) -> Module:
+        """Re-forms the sections of every layer."""
+        if module.target.routing == "fixed":
+            raise XbcError(
+                f"sort-sections: target {module.target.name!r} has fixed routing, its rows cannot be permuted; "
+                f"leave the pass out or set routing=gather"
+            )
+        layers = []
+        for i, layer in enumerate(module.layers):
+            context.progress("sort-sections", i, len(module.layers))
+            layers.append(layer.with_body(sorted_sections(layer, module.target, self.by, self.cut)))
+        return module.with_layers(layers)
+
+
+def sorted_sections(layer: Layer, target: Target, by: str, cut: Cut) -> Sectioned:
+    """The layer's section table with sorted rows, sections of equal rank next to each other."""
+    body = layer.at(Sliced)
+    if target.routing == "block":
+        return by_rank(_sort_rows(natural_sections(layer, target), by))
+    blocks = output_blocks(body.shape[0], layer.origin.groups, group_width(layer, target))
+    order = np.empty((len(blocks), body.shape[1]), np.int32)
+    chunk = max(1, 2**22 // max(1, body.shape[1] * blocks.shape[1]))
+    for start in range(0, len(blocks), chunk):
+        part = blocks[start : start + chunk]
+        order[start : start + chunk] = np.argsort(-_keys(body, part, by), axis=1, kind="stable")
+    return by_rank(sections_from_order(body, blocks, order, target, cut))
+
+
+def by_rank(body: Sectioned) -> Sectioned:
+    """The table reordered: rank, then polarity, then output."""
+    return reorder(body, np.lexsort((body.outputs[:, 0], body.polarity, body.rank)))
+
+
+def reorder(body: Sectioned, order: Array) -> Sectioned:
+    """The table with its rows in ``order`` (a permutation of the sections)."""
+    fields = {name: getattr(body, name)[order] for name in ("outputs", "inputs", "rank", "polarity")}
+    return body.lower(Sectioned, **fields)
+
+
+def _keys(body: Sliced, blocks: Array, by: str) -> Array:
+    """``[blocks, inputs]`` int32 sort key of each input for the outputs of a block."""
+    codes = body.codes[np.maximum(blocks, 0)].astype(np.int32)
+    if by == "magnitude":
+        codes = np.abs(codes)
+    codes[blocks < 0] = 0
+    return np.asarray(codes.sum(axis=1, dtype=np.int32))
+
+
+def _sort_rows(body: Sectioned, by: str) -> Sectioned:
+    """Rows of every section sorted among themselves."""
+    inputs = np.empty_like(body.inputs)
+    chunk = max(1, 2**22 // max(1, body.rows * body.group_width))
+    for start in range(0, body.sections, chunk):
+        part = slice(start, start + chunk)
+        codes = body.section_codes(part).astype(np.int32)
+        key = (np.abs(codes) if by == "magnitude" else codes).sum(axis=2)
+        key[body.inputs[part] < 0] = np.iinfo(np.int32).min + 1
+        order = np.argsort(-key, axis=1, kind="stable")
+        inputs[part] = np.take_along_axis(body.inputs[part], order, axis=1)
+    return body.lower(Sectioned, inputs=inputs)

@@ -21,6 +21,15 @@ ROUTINGS = {
     "fixed": "row r of block b is input b * rows + r",
 }
 
+CHOICES = {
+    "adc_range": ("full", "calibrated", "clipped"),
+    "adc_rounding": ("nearest", "floor"),
+    "signed_inputs": ("twos-complement", "offset"),
+    "input_range": ("dynamic", "calibrated"),
+    "error_law": ("normal", "lognormal"),
+}
+"""Words that the text fields of ``Converters`` and ``Device`` may hold."""
+
 
 @dataclass(frozen=True)
 class Write:
@@ -47,7 +56,22 @@ class Read:
 
 @dataclass(frozen=True)
 class Converters:
-    """DAC and ADC: bits, how many columns share one ADC, conversion cost."""
+    """DAC and ADC: bits, how many columns share one ADC, conversion cost.
+
+    Fields:
+        dac_bits: input bits that one read applies; fewer than ``input_bits`` means several reads
+            (bit-serial when 1), as many means one (parallel).
+        adc_bits: an ADC gives codes ``0 .. 2**adc_bits - 1``.
+        input_bits: bits of an input code, sign included.
+        columns_per_adc: neighbouring columns that take turns at one ADC and so share its range.
+        adc_range: ``full`` (0 to what all rows could sum to), ``calibrated`` (0 to the largest sum seen on
+            calibration inputs), ``clipped`` (one code per unit of the sum, saturating at the top code).
+        adc_rounding: ``nearest`` (halves up) or ``floor``.
+        signed_inputs: ``twos-complement`` (a read of its own for the sign bit) or ``offset`` (inputs are
+            shifted to be positive, the shift times the weights' sum is subtracted digitally).
+        input_range: ``dynamic`` (each sample's own extremes) or ``calibrated`` (fixed, from calibration
+            inputs).
+    """
 
     dac_bits: int = 1
     adc_bits: int = 9
@@ -55,6 +79,10 @@ class Converters:
     columns_per_adc: int = 8
     adc_pj: float = 2.0
     adc_ns: float = 1.0
+    adc_range: str = "full"
+    adc_rounding: str = "nearest"
+    signed_inputs: str = "twos-complement"
+    input_range: str = "dynamic"
 
 
 @dataclass(frozen=True)
@@ -63,11 +91,22 @@ class Device:
 
     Fields:
         g_min_siemens, g_max_siemens: conductance of the lowest and the highest level.
-        sigma_programmed, sigma_verified: relative programming error (standard deviation over the
-            window) without and with write-verify.
-        read_noise: relative standard deviation per read.
+        sigma_programmed, sigma_verified: programming error without and with write-verify; a fraction of
+            the window ``g_max - g_min`` for the normal law, of the wanted conductance's logarithm for the
+            lognormal.
+        error_law: ``normal`` or ``lognormal``.
+        error_low_level: error of the lowest level as a multiple of the highest level's, linear in
+            between (1 = the same at every level).
+        verify_window: write-verify repeats until the error is within this fraction of the window
+            (the normal law is cut there); 0 = no window, ``sigma_verified`` alone.
+        set_error, reset_error: multiples of the error for cells whose last write was a SET, a RESET.
+        read_noise: relative standard deviation per read, of the highest conductance.
         drift_exponent: G(t) = G0 * (t / 1 s) ** -drift_exponent.
+        drift_spread: standard deviation of the exponent from cell to cell.
+        retention_s: time between programming and read (drift starts at 1 s).
         stuck_low, stuck_high: fraction of cells stuck.
+        reference_column: the current of the lowest level is subtracted by a reference column of such
+            cells; without it the finite on/off ratio adds to every sum.
         line_ohm: wire resistance between neighbouring cells.
     """
 
@@ -75,10 +114,18 @@ class Device:
     g_max_siemens: float = 1e-4
     sigma_programmed: float = 0.0
     sigma_verified: float = 0.0
+    error_law: str = "normal"
+    error_low_level: float = 1.0
+    verify_window: float = 0.0
+    set_error: float = 1.0
+    reset_error: float = 1.0
     read_noise: float = 0.0
     drift_exponent: float = 0.0
+    drift_spread: float = 0.0
+    retention_s: float = 1.0
     stuck_low: float = 0.0
     stuck_high: float = 0.0
+    reference_column: bool = True
     line_ohm: float = 0.0
 
 
@@ -137,9 +184,19 @@ class Target:
             table = type(section).__name__.lower()
             for f in dataclasses.fields(section):
                 value = getattr(section, f.name)
+                if isinstance(value, str):
+                    if value not in CHOICES[f.name]:
+                        choices = ", ".join(CHOICES[f.name])
+                        raise self._bad(f"{table}.{f.name}", f"= {value!r} is unknown; known: {choices}")
+                    continue
                 low = 1 if isinstance(value, int) and not isinstance(value, bool) else 0
                 if not low <= value < float("inf"):
                     raise self._bad(f"{table}.{f.name}", f"= {value} must be at least {low} and finite")
+        if self.device.stuck_low + self.device.stuck_high > 1:
+            raise self._bad("device.stuck_low", "+ stuck_high are fractions of the cells, their sum is above 1")
+        for key, top in (("dac_bits", 16), ("adc_bits", 24), ("input_bits", 16)):
+            if getattr(self.converters, key) > top:
+                raise self._bad(f"converters.{key}", f"= {getattr(self.converters, key)} is above {top}")
         if self.device.g_max_siemens <= self.device.g_min_siemens:
             raise self._bad("device.g_max_siemens", "must be above device.g_min_siemens")
         for cell in self.faulty:

@@ -1,0 +1,60 @@
+# Every target of this file explains itself: make help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+DEMO := models/digits_cnn.onnx
+DATA := models/digits_eval.npz
+
+.DEFAULT_GOAL := help
+.PHONY: help demo install dev test check lint docs docs-serve pages bench clean
+
+help: ## what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  (PYTHON=python3.12 make ... uses another interpreter; default: $(PYTHON))"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[test,lint,docs]"
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed ## xbc in .venv, with the pinned versions of constraints.txt
+
+dev: $(VENV)/.dev ## the same with everything that tests, checks and documentation need
+
+demo: install ## compile a small real network, replay it, check its accuracy
+	@mkdir -p out
+	$(BIN)/xbc compile $(DEMO) -o out/digits_cnn.xbc
+	$(BIN)/xbc verify out/digits_cnn.xbc
+	$(BIN)/xbc evaluate out/digits_cnn.xbc --data $(DATA) --model $(DEMO)
+	@echo "The program is in out/digits_cnn.xbc; look at it with: $(BIN)/xbc inspect out/digits_cnn.xbc"
+
+test: dev lint check docs ## everything CI runs: lint, types, tests, documentation
+
+check: dev ## the tests (warnings are errors)
+	$(BIN)/python -m pytest -n 2
+
+lint: dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: dev pages ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+pages: dev ## the generated pages and pictures of docs/
+	$(BIN)/python docs/generate.py
+
+docs-serve: dev pages ## the documentation at a local address, rebuilt on change
+	$(BIN)/mkdocs serve
+
+bench: install ## the benchmarks (minutes; each prints ratios)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## remove what make made (.venv too)
+	rm -rf $(VENV) out site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

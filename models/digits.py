@@ -274,3 +274,18 @@ def main(
         (options.out / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
         split.test.save(options.out / "digits_eval.npz")
         split.calibration.save(options.out / "digits_calib.npz")
+
+
+def nearest_neighbour(train: Images, test: Images) -> int:
+    """The baseline: how many test images have the label of the training image with the nearest pixels."""
+    known, asked = train.image.reshape(len(train), -1), test.image.reshape(len(test), -1)
+    # |a - b|^2 = |a|^2 - 2 ab + |b|^2, and |a|^2 is the same for all b
+    distance = (known**2).sum(axis=1) - 2 * asked @ known.T
+    return int((train.labels[distance.argmin(axis=1)] == test.labels).sum())
+
+
+if __name__ == "__main__":
+    digits = split_digits()
+    correct = nearest_neighbour(digits.train, digits.test)
+    n = len(digits.test)
+    print(f"nearest neighbour: {100 * correct / n:.2f} % ({correct} of {n} images)")

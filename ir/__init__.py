@@ -1,0 +1,53 @@
+"""What a crossbar program is: layers, section tables, targets, text form, storage, verifier.
+
+``ir`` knows no ONNX, no solver and no pass; ``passes`` and ``xbc`` build on it.
+"""
+
+from ir.arrays import Array, digest, frozen
+from ir.cells import ENCODINGS, CellFormat
+from ir.errors import XbcError
+from ir.layout import Layout
+from ir.module import Host, Layer, Module, Origin, Unmapped
+from ir.stages import (
+    STAGES,
+    UNUSED,
+    Body,
+    Encoded,
+    Float,
+    Placed,
+    Programmed,
+    Quantized,
+    Sectioned,
+    Sliced,
+)
+from ir.target import ROUTINGS, Target
+from ir.text import parse_module, print_module
+
+__all__ = [
+    "ENCODINGS",
+    "ROUTINGS",
+    "STAGES",
+    "UNUSED",
+    "Array",
+    "Body",
+    "CellFormat",
+    "Encoded",
+    "Float",
+    "Host",
+    "Layer",
+    "Layout",
+    "Module",
+    "Origin",
+    "Placed",
+    "Programmed",
+    "Quantized",
+    "Sectioned",
+    "Sliced",
+    "Target",
+    "Unmapped",
+    "XbcError",
+    "digest",
+    "frozen",
+    "parse_module",
+    "print_module",
+]

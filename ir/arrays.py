@@ -14,8 +14,8 @@ F32 = npt.NDArray[np.float32]
 
 
 def frozen(array: Array) -> Array:
-    """The array, contiguous and read-only (a copy only when the layout has to change)."""
-    array = np.ascontiguousarray(array)
+    """The array, contiguous, in native byte order, read-only (a copy only when the layout has to change)."""
+    array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     if array.flags.writeable:
         array = array.view()
         array.flags.writeable = False
@@ -31,7 +31,7 @@ def digest(array: Array) -> str:
     head = f"{array.dtype.str}{array.shape}".encode()
     h = hashlib.sha256(head)
     if array.size:  # a view without a copy: a mapped array is hashed page by page
-        h.update(array.reshape(-1).view(np.uint8))
+        h.update(array.reshape(-1).view(np.uint8).data)
     return "sha256:" + h.hexdigest()[:16]
 
 

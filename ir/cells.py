@@ -20,7 +20,7 @@ I64 = npt.NDArray[np.int64]
 
 ENCODINGS: Final = {
     "driver": "sign in the row driver (one output per section), magnitude in the cells",
-    "split": "a section holds weights of one sign, magnitude in the cells, the digital adder adds or subtracts",
+    "split": "a section holds weights of one sign, magnitude in the cells; the adder adds or subtracts",
     "differential": "positive magnitude and negative magnitude side by side, read as their difference",
     "offset": "code + offset in the cells, offset times the sum of inputs subtracted digitally",
     "twos-complement": "sign bit in a slice of its own with weight -2**(bits-1), then the lower bits",
@@ -71,10 +71,12 @@ class CellFormat:
 
     @property
     def word_bits(self) -> int:
+        """Bits of a word: digits of all its cells."""
         return self.columns * self.bits_per_cell
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """Type of a word: the smallest unsigned one."""
         return word_dtype(self.word_bits)
 
     @property
@@ -106,7 +108,7 @@ class CellFormat:
         Returns: same shape, dtype ``self.dtype``.  Driver and split words hold the magnitude; the sign
             stays with the section (see ``Sectioned``).
         """
-        wide = codes.astype(np.int64, copy=False) if self.word_bits > 16 else codes.astype(np.int32, copy=False)
+        wide: Array = codes.astype(np.int64 if self.word_bits > 16 else np.int32, copy=False)
         if self.encoding in ("driver", "split"):
             return np.abs(wide).astype(self.dtype)
         if self.encoding == "differential":
@@ -143,11 +145,15 @@ class CellFormat:
 
     def levels(self, words: Array) -> Array:
         """Cell levels, uint8, shape ``words.shape + (columns,)``, most significant digit first."""
-        shifts = self.bits_per_cell * np.arange(self.columns - 1, -1, -1)
-        mask = (1 << self.bits_per_cell) - 1
-        return ((words[..., None].astype(np.uint32) >> shifts.astype(np.uint32)) & mask).astype(np.uint8)
+        mask = np.uint32((1 << self.bits_per_cell) - 1)
+        return ((words[..., None].astype(np.uint32) >> self._shifts) & mask).astype(np.uint8)
 
     def words(self, levels: Array) -> Array:
         """Inverse of ``levels``: ``[..., columns]`` uint8 to words ``[...]``."""
-        shifts = self.bits_per_cell * np.arange(self.columns - 1, -1, -1)
-        return np.bitwise_or.reduce(levels.astype(np.uint32) << shifts.astype(np.uint32), axis=-1).astype(self.dtype)
+        placed = levels.astype(np.uint32) << self._shifts
+        return np.asarray(np.bitwise_or.reduce(placed, axis=-1), self.dtype)
+
+    @property
+    def _shifts(self) -> Array:
+        """[columns] uint32: how far the digit of each cell stands from the word's lowest bit."""
+        return (self.bits_per_cell * np.arange(self.columns - 1, -1, -1)).astype(np.uint32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,14 +28,16 @@ class Layout:
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
+        """(outputs, inputs)."""
         dims = [self.split[p] for p in self.perm]
-        return int(np.prod(dims[: self.outer], dtype=np.int64)), int(np.prod(dims[self.outer :], dtype=np.int64))
+        return math.prod(dims[: self.outer]), math.prod(dims[self.outer :])
 
     def to_matrix(self, tensor: Array) -> Array:
         """Tensor ``[shape]`` to matrix ``[outputs, inputs]``."""
         if tensor.shape != self.shape:
             raise ValueError(f"tensor has shape {tensor.shape}, the layout expects {self.shape}")
-        return np.ascontiguousarray(tensor.reshape(self.split).transpose(self.perm).reshape(self.matrix_shape))
+        axes = tensor.reshape(self.split).transpose(self.perm)
+        return np.ascontiguousarray(axes.reshape(self.matrix_shape))
 
     def to_tensor(self, matrix: Array) -> Array:
         """Inverse of ``to_matrix``."""

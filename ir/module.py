@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from ir.errors import XbcError
 from ir.layout import Layout
 from ir.stages import B, Body
 from ir.target import Target
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Layer:
 
     @property
     def weights(self) -> int:
+        """Entries of the matrix."""
         outputs, inputs = self.body.shape
         return outputs * inputs
 
@@ -63,6 +66,7 @@ class Layer:
         return self.body
 
     def with_body(self, body: Body) -> Layer:
+        """The layer with another body."""
         return dataclasses.replace(self, body=body)
 
 
@@ -102,23 +106,29 @@ class Module:
     unmapped: tuple[Unmapped, ...] = ()
 
     def layer(self, name: str) -> Layer:
+        """The layer of that name.  Raises XbcError when there is none."""
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        known = ", ".join(layer.name for layer in self.layers[:8])
-        raise XbcError(f"no layer {name!r} in module {self.name!r}; layers: {known}{', ...' * (len(self.layers) > 8)}")
+        known = ", ".join(layer.name for layer in self.layers[:8]) + ", ..." * (len(self.layers) > 8)
+        raise XbcError(f"no layer {name!r} in module {self.name!r}; layers: {known}")
 
     def graph(self) -> nx.DiGraph[str]:
+        """Layer names and which one feeds which."""
+        import networkx as nx  # costs more to import than the whole IR
+
         graph: nx.DiGraph[str] = nx.DiGraph()
         graph.add_nodes_from(layer.name for layer in self.layers)
         graph.add_edges_from(self.edges)
         return graph
 
     def with_layers(self, layers: tuple[Layer, ...] | list[Layer]) -> Module:
+        """The module with other layers."""
         return dataclasses.replace(self, layers=tuple(layers))
 
     @property
     def weights(self) -> int:
+        """Entries of all layers' matrices."""
         return sum(layer.weights for layer in self.layers)
 
     def stage(self) -> type[Body]:

@@ -38,6 +38,7 @@ class Body:
 
     @classmethod
     def stage(cls) -> str:
+        """Name of the stage."""
         return cls.__name__.lower()
 
     @property
@@ -74,6 +75,7 @@ class Float(Body):
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(outputs, inputs)."""
         return int(self.values.shape[0]), int(self.values.shape[1])
 
 
@@ -101,6 +103,7 @@ class Quantized(Body):
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(outputs, inputs)."""
         return int(self.codes.shape[0]), int(self.codes.shape[1])
 
 
@@ -127,6 +130,7 @@ class Sliced(Encoded):
 
     @cached_property
     def cells(self) -> CellFormat:
+        """How one weight stands in cells."""
         return CellFormat(self.encoding, self.stored_bits, self.bits_per_cell)
 
 
@@ -149,10 +153,12 @@ class Sectioned(Sliced):
 
     @property
     def sections(self) -> int:
+        """Sections of the layer."""
         return int(self.outputs.shape[0])
 
     @property
     def rows(self) -> int:
+        """Rows of a section."""
         return int(self.inputs.shape[1])
 
     @property
@@ -173,14 +179,15 @@ class Sectioned(Sliced):
         if self.group_width > 1:
             codes[np.broadcast_to(outputs[:, None, :] < 0, codes.shape)] = 0
         if self.encoding == "split":
-            polarity = self.polarity[part][:, None, None]
-            codes[codes * polarity < 0] = 0
+            positive = self.polarity[part][:, None, None] > 0
+            codes[np.where(positive, codes < 0, codes > 0)] = 0
         return np.asarray(codes)
 
     def section_offset(self, part: slice = slice(None)) -> Array:
         """``[sections, 1, G]`` int32 offset of each column group."""
         if self.offset.shape[0] == 1:
-            return np.broadcast_to(self.offset.reshape(1, 1, 1), (self.outputs[part].shape[0], 1, self.group_width))
+            shape = (self.outputs[part].shape[0], 1, self.group_width)
+            return np.broadcast_to(self.offset.reshape(1, 1, 1), shape)
         return np.asarray(self.offset[np.maximum(self.outputs[part], 0)][:, None, :])
 
     def wanted_words(self, part: slice = slice(None)) -> Array:
@@ -230,7 +237,7 @@ class Programmed(Placed):
     verify: Array | None = None
 
     def stored_codes(self, part: slice = slice(None)) -> Array:
-        """``[sections, rows, G]`` signed int32 codes that the stored words stand for; 0 where nothing is placed."""
+        """``[sections, rows, G]`` int32 signed codes of the stored words; 0 where nothing is placed."""
         words = self.stored[part] if self.flip is None else self.stored[part] ^ self.flip[part][:, None, :]
         codes = self.cells.decode(words, self.section_offset(part))
         if self.encoding == "driver":
@@ -250,7 +257,7 @@ class Programmed(Placed):
             codes = self.stored_codes(part)
             outputs = np.maximum(self.outputs[part], 0)[:, None, :]
             inputs = np.maximum(self.inputs[part], 0)[:, :, None]
-            np.add.at(effective, (np.broadcast_to(outputs, codes.shape), np.broadcast_to(inputs, codes.shape)), codes)
+            np.add.at(effective, (outputs, inputs), codes)
         return effective
 
 

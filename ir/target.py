@@ -176,7 +176,7 @@ class Target:
             raise self._bad("routing", f"= {self.routing!r} is unknown; known: {', '.join(ROUTINGS)}")
         if self.encoding == "driver" and self.outputs_per_section != 1:
             raise self._bad(
-                "encoding", "= 'driver' needs outputs_per_section = 1: a row driver has one sign for the whole row"
+                "encoding", "= 'driver' needs outputs_per_section = 1: a row driver has one sign for its row"
             )
         if not self.endurance > 0:
             raise self._bad("endurance", f"= {self.endurance} must be positive")
@@ -193,7 +193,9 @@ class Target:
                 if not low <= value < float("inf"):
                     raise self._bad(f"{table}.{f.name}", f"= {value} must be at least {low} and finite")
         if self.device.stuck_low + self.device.stuck_high > 1:
-            raise self._bad("device.stuck_low", "+ stuck_high are fractions of the cells, their sum is above 1")
+            raise self._bad(
+                "device.stuck_low", "+ stuck_high are fractions of the cells, their sum is above 1"
+            )
         for key, top in (("dac_bits", 16), ("adc_bits", 24), ("input_bits", 16)):
             if getattr(self.converters, key) > top:
                 raise self._bad(f"converters.{key}", f"= {getattr(self.converters, key)} is above {top}")
@@ -204,7 +206,9 @@ class Target:
                 0 <= cell[0] < self.crossbars and 0 <= cell[1] < self.rows
                 and 0 <= cell[2] < self.columns and 0 <= cell[3] < 2**self.bits_per_cell
             ):  # fmt: skip
-                raise self._bad("faulty", f"entry {list(cell)} is not [crossbar, row, column, level] of this chip")
+                raise self._bad(
+                    "faulty", f"entry {list(cell)} is no [crossbar, row, column, level] of this chip"
+                )
 
     def _bad(self, key: str, problem: str) -> XbcError:
         return XbcError(f"target {self.name!r}: {key} {problem}")

@@ -59,12 +59,15 @@ def progress_bars(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
+        current: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+            if what not in current:  # one line at a time: the work is a sequence
+                for task in current.values():
+                    bars.remove_task(task)
+                current.clear()
+                current[what] = bars.add_task(what, total=total)
+            bars.update(current[what], completed=done, total=total)
 
         yield show
 

@@ -76,7 +76,7 @@ def run(arguments: list[str] | None = None) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("xbc: interrupted, nothing was left behind", err=True)
+        click.echo("xbc: interrupted", err=True)
         return INTERRUPTED
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "xbc"

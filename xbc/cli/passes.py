@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from passes.base import Pass, describe_type
 from xbc.cli import console
 from xbc.cli.options import json_option
+
+if TYPE_CHECKING:
+    from passes.base import Pass
 
 
 @click.command("passes")
@@ -47,6 +49,8 @@ def command(name: str | None, as_json: bool) -> None:
 
 def describe(cls: type[Pass]) -> dict[str, Any]:
     """The facts of a pass: what its class, fields and docstring say."""
+    from passes.base import describe_type
+
     text = inspect.cleandoc(cls.__doc__ or "")
     summary = text.split("\n\n")[0].replace("\n", " ")
     return {

@@ -1,0 +1,116 @@
+"""``xbc compile``: ONNX in, program out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xbc.cli import console
+from xbc.cli.options import (
+    json_option,
+    pipeline_options,
+    quiet_option,
+    seed_option,
+    set_option,
+    threads_option,
+)
+
+
+@click.command("compile")
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Program directory  [default: MODEL.xbc here]")
+@click.option("-t", "--target", default="gather-128", show_default=True, help="Chip: a name of 'xbc targets' or a TOML file.")
+@set_option
+@click.option("-O", "level", type=int, metavar="LEVEL", help="Effort, -O0 to -O2, all lossless  [default: -O2]")
+@click.option("--passes", "pipeline", metavar="TEXT", help="Pipeline instead of a level, e.g. 'quantize{bits=6},...'.")
+@seed_option
+@threads_option
+@pipeline_options
+@json_option
+@quiet_option
+def command(
+    model: Path, output: Path | None, target: str, settings: dict[str, Any], level: int | None, pipeline: str | None,
+    seed: int, threads: int, print_before: str | None, print_after: str | None, time_passes: bool,
+    verify_each: bool, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Compile an ONNX model to a reprogramming program for a crossbar chip.
+
+    Writes a directory with the IR, the tables of sections, loads and cell writes, the host graph, and digests of
+    all of them. It appears whole or not at all.
+
+    \b
+    Examples:
+      xbc compile model.onnx
+      xbc compile model.onnx --target isaac-128 --set crossbars=64 -O1 -o out.xbc --json
+      xbc compile model.onnx --passes "quantize{bits=6},encode-signs,slice-bits,form-sections,deal-sections"
+      xbc compile model.onnx --print-after sort-sections --time-passes
+    """
+    from xbc.cli.tracing import Tracing
+    from xbc.compiler import DEFAULT_LEVEL, compile_model
+
+    if level is not None and pipeline is not None:
+        raise click.UsageError("-O and --passes exclude each other: a level is a pipeline")
+    tracing = Tracing(print_before, print_after)
+    with console.progress_bars(quiet or tracing.prints) as progress:
+        result = compile_model(
+            model, output, target=target, settings=settings, pipeline=pipeline,
+            level=DEFAULT_LEVEL if level is None else level, seed=seed, threads=threads, progress=progress,
+            verify_each=verify_each, before=tracing.before, after=tracing.after,
+        )  # fmt: skip
+    if time_passes:
+        tracing.print_times(result.records)
+    if as_json:
+        console.print_json(result.summary)
+    else:
+        print_summary(result.summary)
+
+
+def print_summary(facts: dict[str, Any]) -> None:
+    """The compile table."""
+    out = console.stdout()
+    out.print(
+        f"[bold]{facts['model']}[/] on [bold]{facts['target']}[/]: {console.count(facts['weights'])} weights in "
+        f"{console.count(facts['layers'])} layers, {console.seconds(facts['seconds'])} -> {facts['output']}\n"
+    )
+    passes = console.table("Passes", "pass", "sections", "writes/inference", "seconds")
+    for step in facts["passes"]:
+        passes.add_row(step["text"], console.count(step["sections"]), console.count(step["writes"]), f"{step['seconds']:.2f}")
+    out.print(passes, "")
+    writes = console.table("Cell writes", "", "per inference", "natural /", "first deployment")
+    for kind, meaning in FOUR_COUNTS.items():
+        steady = facts["writes"][kind]
+        times = facts["writes"]["natural"] / steady if steady else None
+        writes.add_row(
+            f"{kind} [dim]({meaning})[/]", console.count(steady), console.ratio(times),
+            console.count(facts["first_deployment"][kind]),
+        )  # fmt: skip
+    out.print(writes, "")
+    wear = facts["wear"]
+    rest = console.table("", "", "")
+    rest.show_header = False
+    rest.add_row("reduction (natural / emitted)", console.ratio(facts["reduction"]))
+    rest.add_row("SET, RESET per inference", f"{console.count(facts['set'])}, {console.count(facts['reset'])}")
+    rest.add_row("wear per inference: max, p99, mean", f"{wear['max']:,}, {wear['p99']:,.0f}, {wear['mean']:.3g}")
+    rest.add_row("lifetime of the worst cell, inferences", console.count(facts["lifetime_inferences"]))
+    rest.add_row("energy of writing per inference", console.quantity(facts["energy_pj"], "pJ"))
+    rest.add_row("time of writing per inference", console.quantity(facts["time_ns"], "ns"))
+    rest.add_row("row maps in the hardware", console.quantity(facts["row_map_bytes"], "B"))
+    rest.add_row("nodes with weights left to the host", console.count(len(facts["unmapped"])))
+    out.print(rest)
+    for node in facts["unmapped"][:SHOWN_UNMAPPED]:
+        out.print(f"  [dim]{node['op_type']} {node['node']}: {node['reason']}[/]", markup=True)
+    if len(facts["unmapped"]) > SHOWN_UNMAPPED:
+        out.print(f"  [dim]and {len(facts['unmapped']) - SHOWN_UNMAPPED} more: xbc inspect {facts['output']}[/]")
+    if not facts["writes"]["emitted"]:
+        out.print("Every section has a crossbar of its own: nothing is rewritten between inferences.")
+
+
+FOUR_COUNTS = {
+    "full": "every cell of every load",
+    "natural": "natural order, changed cells: the baseline",
+    "scheduled": "this order, exact codes",
+    "emitted": "as the program writes",
+}
+SHOWN_UNMAPPED = 5

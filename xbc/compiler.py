@@ -1,0 +1,167 @@
+"""From an ONNX file to an emitted program in one call; the command line's ``xbc compile`` is this function."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ir.errors import XbcError
+from ir.module import Module
+from ir.target import Target
+from passes.base import Context, Pass, Progress
+from passes.manager import Hook, Options, PassRecord, finish, run_pipeline
+from passes.pipeline import LEVELS, format_pipeline, parse_pipeline
+
+DEFAULT_LEVEL = 2
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An emitted program and what became of the model.
+
+    Fields:
+        directory: the program (see the program format page).
+        module: its IR, at stage Programmed.
+        records: one per pass.
+        summary: what ``xbc compile --json`` prints.
+    """
+
+    directory: Path
+    module: Module
+    records: tuple[PassRecord, ...]
+    summary: dict[str, Any]
+
+
+def compile_model(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    target: str | Path | Target = "gather-128",
+    settings: Mapping[str, Any] | None = None,
+    pipeline: str | None = None,
+    level: int = DEFAULT_LEVEL,
+    seed: int = 0,
+    threads: int = 2,
+    progress: Progress | None = None,
+    verify_each: bool = True,
+    before: Hook | None = None,
+    after: Hook | None = None,
+) -> Compiled:
+    """Compile ``model`` and write the program to ``output``, whole or not at all.
+
+    Args:
+        model: an ONNX file.
+        output: directory to write; ``<model>.xbc`` in the current directory when None.  An older program there is
+            replaced once the new one is complete.
+        target: a shipped chip's name, a TOML file, or a Target.
+        settings: keys of the target to replace, dotted (``{"crossbars": 64}``).
+        pipeline: pipeline text; None takes that of ``level``.
+        level: 0..2, see ``passes.pipeline.LEVELS``.
+        seed: of every random choice.
+        threads: worker threads; the program does not depend on it.
+        progress: called with (what, done, total).
+        verify_each: check the IR after every pass, not only at the end.
+        before, after: called around every pass with ("before" or "after", pass, module).
+    Raises: XbcError for every fault in the input.
+    """
+    from xbc.backend import emit_program
+    from xbc.frontend import import_model
+    from xbc.summary import count_all, write_cost
+    from xbc.targets import load_target
+
+    started = time.perf_counter()
+    source = Path(model)
+    directory = check_output(Path(output) if output is not None else Path(f"{source.stem}.xbc"))
+    chip = target if isinstance(target, Target) else load_target(target)
+    if settings:
+        chip = chip.override(settings)
+    passes = select_passes(pipeline, level)
+    context = Context(seed=seed, threads=threads, **({"progress": progress} if progress else {}))
+
+    context.progress("reading the model", 0, 1)
+    imported = import_model(source)
+    module = dataclasses.replace(imported.module, target=chip)
+    if not module.layers:
+        raise XbcError(
+            f"{source} has no layer with static weights that a crossbar can hold"
+            + (f"; {len(module.unmapped)} nodes stay in the host graph" if module.unmapped else "")
+        )
+    run = run_pipeline(module, passes, context, Options(verify_each=verify_each, before=before, after=after))
+    done = finish(run.module)
+
+    context.progress("counting writes", 0, 1)
+    counts = count_all(done)
+    text = format_pipeline(passes)
+    command = ["xbc", "compile", source.name, "--target", chip.name, "--passes", text, "--seed", str(seed)]
+    provenance = {"command": shlex.join(command), "pipeline": text, "seed": seed, "facts": context.facts}
+    emit_program(
+        done, imported.host, directory, provenance=provenance, counts=counts, progress=context.progress
+    )
+    loads = read_loads(directory)
+    energy, duration = write_cost(loads["step"], loads["set"], loads["reset"], loads["write_verify"], chip)
+    summary = {
+        "model": source.name,
+        "target": chip.name,
+        **counts,
+        "energy_pj": energy,
+        "time_ns": duration,
+        "pipeline": text,
+        "seed": seed,
+        "output": str(directory),
+        "seconds": round(time.perf_counter() - started, 3),
+        "passes": [pass_facts(record) for record in run.records],
+    }
+    return Compiled(directory, done, tuple(run.records), summary)
+
+
+def select_passes(pipeline: str | None, level: int) -> list[Pass]:
+    """The passes of a pipeline text, or of a level when there is none."""
+    if pipeline is not None:
+        return parse_pipeline(pipeline)
+    if level not in LEVELS:
+        known = ", ".join(f"-O{known}" for known in LEVELS)
+        raise XbcError(f"unknown level -O{level}; known: {known}")
+    return parse_pipeline(LEVELS[level])
+
+
+def pass_facts(record: PassRecord) -> dict[str, Any]:
+    """One pass as the JSON output lists it."""
+    return {
+        "name": record.name,
+        "text": record.text,
+        "seconds": round(record.seconds, 4),
+        "sections": record.sections,
+        "writes": record.writes,
+    }
+
+
+def read_loads(directory: Path) -> dict[str, Any]:
+    """Columns of the emitted ``loads`` table that cost time or energy."""
+    import pyarrow.parquet
+
+    columns = ["step", "set", "reset", "write_verify"]
+    table = pyarrow.parquet.read_table(directory / "loads.parquet", columns=columns)
+    return {name: table[name].to_numpy() for name in columns}
+
+
+def check_output(directory: Path) -> Path:
+    """``directory`` when a program can be written there; asked before the work starts.
+
+    Raises: XbcError when its parent is missing or not writable, or something else than a program is there.
+    """
+    parent = directory.absolute().parent
+    if not parent.is_dir():
+        raise XbcError(f"cannot write {directory}: the folder {parent} does not exist")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise XbcError(f"cannot write {directory}: the folder {parent} is not writable")
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+        raise XbcError(f"cannot write {directory}: a file of that name is there; give another name with -o")
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / "manifest.json").is_file():
+        raise XbcError(f"cannot write {directory}: it holds other files than a program; give another name with -o")
+    return directory

@@ -1,0 +1,111 @@
+"""The facts of a compilation as one JSON object: the four counts, wear, energy, time, row maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ir.arrays import Array
+from ir.module import Layer, Module
+from ir.stages import Placed, Programmed, Sectioned
+from ir.target import Target
+from passes.counting import count_module, natural_module
+
+
+def count_all(module: Module) -> dict[str, Any]:
+    """The counts that go into the manifest and the compile table.
+
+    ``writes`` and ``first_deployment`` hold the four counts: every driven cell of every load (``full``), changed
+    cells in natural order (``natural``, the baseline of ``reduction``), in xbc's order with exact codes
+    (``scheduled``), and as the program writes them (``emitted``).
+
+    Args:
+        module: at stage Programmed.
+    """
+    emitted = count_module(module)
+    natural = count_module(natural_module(module))
+    scheduled = _exact(module)
+    exact = emitted if scheduled is None else count_module(scheduled)
+    wear = emitted.wear_summary()
+    return {
+        "weights": module.weights,
+        "layers": len(module.layers),
+        "sections": sum(layer.at(Sectioned).sections for layer in module.layers),
+        "loads": emitted.loads,
+        "writes": _four(emitted.full, natural.steady.total, exact.steady.total, emitted.steady.total),
+        "first_deployment": _four(emitted.full, natural.first.total, exact.first.total, emitted.first.total),
+        "reduction": natural.steady.total / emitted.steady.total if emitted.steady.total else None,
+        "set": emitted.steady.set,
+        "reset": emitted.steady.reset,
+        "wear": wear,
+        "lifetime_inferences": module.target.endurance / wear["max"] if wear["max"] else None,
+        "row_map_bytes": row_map_bytes(module),
+        "unmapped": [
+            {"node": u.node, "op_type": u.op_type, "weights": u.weights, "reason": u.reason} for u in module.unmapped
+        ],
+    }
+
+
+def _four(full: int, natural: int, scheduled: int, emitted: int) -> dict[str, int]:
+    return {"full": full, "natural": natural, "scheduled": scheduled, "emitted": emitted}
+
+
+def _exact(module: Module) -> Module | None:
+    """The module with exact codes in the cells, None when they stand there already."""
+    changed = False
+    layers: list[Layer] = []
+    for layer in module.layers:
+        body = layer.at(Placed)
+        if isinstance(body, Programmed):
+            exact = body.lower(Placed)
+            changed = changed or not np.array_equal(body.stored, exact.wanted_words())
+            layer = layer.with_body(exact)
+        layers.append(layer)
+    return module.with_layers(layers) if changed else None
+
+
+def row_map_bytes(module: Module) -> int:
+    """Bytes of the row -> input maps that the hardware has to hold.
+
+    A section whose driven rows take consecutive inputs needs its first input only; any other needs one index per
+    driven row.  An index of a layer with n inputs takes ceil(log2 n) bits; each layer is rounded up to bytes.
+    """
+    return sum(_layer_map_bytes(layer.at(Sectioned)) for layer in module.layers)
+
+
+def _layer_map_bytes(body: Sectioned) -> int:
+    index_bits = max(1, (body.shape[1] - 1).bit_length())
+    indices = 0
+    chunk = max(1, 2**22 // max(1, body.rows))
+    for start in range(0, body.sections, chunk):
+        inputs = body.inputs[start : start + chunk]
+        driven = inputs >= 0
+        run = np.all(~driven | (inputs - inputs[:, :1] == np.arange(body.rows)), axis=1) & driven[:, 0]
+        indices += int(np.where(run, 1, driven.sum(axis=1)).sum())
+    return -(-indices * index_bits // 8)
+
+
+def write_cost(step: Array, set_: Array, reset: Array, verified: Array, target: Target) -> tuple[float, float]:
+    """Energy (pJ) and time (ns) of the writes of one steady inference; reads of the computation are not in it.
+
+    A write of ``n`` trials costs n pulses, each followed by a verify read when it is verified.  A load writes
+    ``parallel_cells`` cells at once, SET and RESET in separate phases; the loads of one step run on their crossbars
+    in parallel, and steps follow one another.
+
+    Args:
+        step, set_, reset, verified: ``[loads]``: time step, cells raised, cells lowered, write-verify flag.
+    """
+    if not len(step):
+        return 0.0, 0.0
+    write, read = target.write, target.read
+    trials = np.where(verified, write.trials_verified, write.trials_unverified)
+    check_pj, check_ns = np.where(verified, read.verify_pj, 0.0), np.where(verified, read.verify_ns, 0.0)
+    energy = trials * (set_ * write.set_pj + reset * write.reset_pj + (set_ + reset) * check_pj)
+    set_turns, reset_turns = -(-set_ // write.parallel_cells), -(-reset // write.parallel_cells)
+    duration = trials * (
+        set_turns * write.set_ns + reset_turns * write.reset_ns + (set_turns + reset_turns) * check_ns
+    )
+    order = np.argsort(step, kind="stable")
+    starts = np.flatnonzero(np.diff(step[order], prepend=-1))
+    return float(energy.sum()), float(np.maximum.reduceat(duration[order], starts).sum())

@@ -1,0 +1,297 @@
+"""From an ONNX file to layers and a host graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from ir.arrays import Array
+from ir.errors import XbcError
+from ir.module import Host, Layer, Module, Origin, Unmapped
+from ir.stages import Body, Float, Quantized
+from ir.target import Target
+from xbc.frontend.dataflow import layer_edges
+from xbc.frontend.host import detach_weights, host_sha256, numpy_dtype
+from xbc.frontend.normalise import normalise, unique
+from xbc.frontend.operators import (
+    COEFFICIENTS,
+    MisshapenError,
+    Refusal,
+    Weight,
+    coefficients,
+    find_weights,
+    products,
+)
+from xbc.frontend.read import element_count, read_model, walk_nodes
+from xbc.frontend.shapes import value_shapes
+from xbc.frontend.statics import Dequantised, Scope, bodies
+from xbc.frontend.weights import integer_range
+
+FLOAT_TYPES = frozenset({"float32", "float16", "bfloat16", "float64"})
+WIDEST_INTEGER = 16
+HOST_FILE = "host.onnx"
+_SUFFIXES = re.compile(r"(/(MatMulAddFusion|Gemm(Transpose)?Fusion|ReshapeFusion))+$|_?(token_\d+)$")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model ready to compile.
+
+    Fields:
+        module: layers at stage float (or quantized, where the model brings its own codes), edges, and the
+            static-weight nodes that stay in the host graph.
+        host: the rest of the model; each layer's weights are its input ``layer.origin.tensor``.
+        notes: sentences on how the model was read that a user should see.
+    """
+
+    module: Module
+    host: onnx.ModelProto
+    notes: tuple[str, ...] = ()
+
+
+def import_model(
+    path: str | os.PathLike[str], target: Target, *, name: str | None = None, optimise: bool = True
+) -> Imported:
+    """Read an ONNX model and split it into crossbar layers and a host graph.
+
+    Args:
+        path: the ``.onnx`` file; external data must lie in its folder or below.
+        target: chip that the module is for (the import itself does not depend on it).
+        name: of the module; default the file's name without its ending.
+        optimise: fold constants and batch normalisations with onnxruntime first.
+    Raises: XbcError, one sentence, for anything wrong with the file.
+    """
+    source = read_model(path)
+    with tempfile.TemporaryDirectory(prefix="xbc-") as work:
+        normal = normalise(source, Path(work), optimise=optimise)
+        importer = _Importer(normal.model, normal.folder, Path(path))
+        importer.scan(Scope(normal.model.graph, normal.folder, list(normal.model.opset_import)))
+        layers, unmapped, edges = importer.finish()
+    module = Module(
+        name=name or Path(path).stem,
+        target=target,
+        layers=tuple(layers),
+        edges=tuple(edges),
+        host=Host(HOST_FILE, host_sha256(normal.model), source.sha256),
+        unmapped=tuple(unmapped),
+    )
+    return Imported(module, normal.model, normal.notes)
+
+
+@dataclass
+class _Importer:
+    model: onnx.ModelProto
+    folder: Path
+    file: Path
+    layers: list[Layer] = field(default_factory=list)
+    found: list[tuple[onnx.NodeProto, Weight]] = field(default_factory=list)
+    unmapped: list[Unmapped] = field(default_factory=list)
+    layer_names: set[str] = field(default_factory=set)
+    values: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.values = {i.name for i in self.model.graph.input} | {
+            t.name for t in self.model.graph.initializer
+        }
+        for node in walk_nodes(self.model.graph):
+            self.values.update(node.input)
+            self.values.update(node.output)
+
+    def scan(self, scope: Scope) -> None:
+        """Map or list every static-weight node of a graph and its bodies, in order."""
+        for node in scope.graph.node:
+            self._node(node, scope)
+            for _, body in bodies(node):
+                self.scan(scope.inner(node, body))
+
+    def _node(self, node: onnx.NodeProto, scope: Scope) -> None:
+        if count := coefficients(node):
+            self._list(node, count, COEFFICIENTS)
+            return
+        if not any(name and scope.is_static(name) for name in node.input):
+            return
+        if all(not name or scope.is_static(name) for name in node.input):
+            return  # a constant itself
+        shapes = [scope.shape(name) if name and _weight_like(name, scope) else None for name in node.input]
+        try:
+            found = find_weights(node, shapes)
+        except MisshapenError as error:
+            raise XbcError(f"{self.file}: node {node.name!r} ({node.op_type}): {error}") from None
+        for item in found:
+            shape = shapes[item.operand]
+            assert shape is not None
+            count = element_count(shape)
+            if isinstance(item, Refusal):
+                self._list(node, count, item.reason)
+            elif not count:
+                raise XbcError(
+                    f"{self.file}: node {node.name!r} ({node.op_type}) has a weight of shape {list(shape)}, "
+                    f"a layer of no weights: remove the node from the model"
+                )
+            elif scope.loop:
+                self._list(
+                    node, count, f"inside a {scope.loop} body, where it would be rewritten every iteration"
+                )
+            else:
+                self._map(node, item, scope)
+
+    def _list(self, node: onnx.NodeProto, weights: int, reason: str) -> None:
+        self.unmapped.append(Unmapped(node.name, node.op_type, weights, reason))
+
+    def _map(self, node: onnx.NodeProto, weight: Weight, scope: Scope) -> None:
+        name = node.input[weight.operand]
+        who = f"{self.file}: node {node.name!r} ({node.op_type})"
+        body: Body | str
+        if weight.integer:
+            integers = scope.value(name)
+            dtype = integers.dtype.name
+            body = _integer_body(node, weight, scope, integers)
+        elif (codes := scope.dequantised(name)) is not None:
+            dtype = codes.dtype.name
+            body = _quantized(weight, codes, who)
+        else:
+            tensor = scope.value(name)
+            dtype = tensor.dtype.name
+            body = _float(weight, tensor, who)
+        if isinstance(body, str):
+            self._list(node, element_count(scope.shape(name) or ()), body)
+            return
+        layer = unique(_readable(node, weight), self.layer_names)
+        self.layer_names.add(layer)
+        tensor_name = unique(f"{layer}.weight", self.values)
+        self.values.add(tensor_name)
+        origin = Origin(
+            node.name,
+            node.op_type,
+            weight.operand,
+            tensor_name,
+            dtype,
+            weight.layout,
+            weight.groups,
+            weight.kernel,
+        )
+        self.layers.append(Layer(layer, origin, body))
+        self.found.append((node, weight))
+
+    def finish(self) -> tuple[list[Layer], list[Unmapped], list[tuple[str, str]]]:
+        """Turn the model into the host graph and complete the layers with what it tells."""
+        by_node: dict[str, list[int]] = {}
+        for at, (layer, (node, weight)) in enumerate(zip(self.layers, self.found, strict=True)):
+            node.input[weight.operand] = layer.origin.tensor
+            by_node.setdefault(node.name, []).append(at)
+        pairs = layer_edges(self.model.graph, by_node, len(self.layers))
+        detach_weights(
+            self.model,
+            self.folder,
+            [(x.origin.tensor, numpy_dtype(x.origin.dtype), x.origin.layout.shape) for x in self.layers],
+        )
+        shape_of = value_shapes(self.model)
+        layers = []
+        for layer, (node, weight) in zip(self.layers, self.found, strict=True):
+            origin = dataclasses.replace(layer.origin, products=products(node, weight, shape_of))
+            layers.append(dataclasses.replace(layer, origin=origin))
+        return layers, self.unmapped, [(layers[a].name, layers[b].name) for a, b in pairs]
+
+
+def _weight_like(name: str, scope: Scope) -> bool:
+    """Whether a static value can hold weights: floats, or integers of up to 16 bits (wider ones are indices)."""
+    if not scope.is_static(name):
+        return False
+    dtype = scope.dtype(name)
+    return dtype in FLOAT_TYPES or (
+        dtype.startswith(("int", "uint")) and int(dtype.split("int")[1]) <= WIDEST_INTEGER
+    )
+
+
+def _float(weight: Weight, tensor: Array, who: str) -> Body | str:
+    if tensor.dtype.name not in FLOAT_TYPES:
+        return f"weights of type {tensor.dtype.name} are not supported"
+    with np.errstate(over="ignore"):
+        values = weight.layout.to_matrix(np.asarray(tensor)).astype(np.float32)
+    _check_finite(values, who)
+    return Float(values=values)
+
+
+def _check_finite(values: Array, who: str) -> None:
+    # the sum of squares would overflow; min and max carry NaN through
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(low) or not np.isfinite(high):
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        raise XbcError(
+            f"{who}: {bad} of its {values.size} weights are NaN or infinite (or beyond float32): retrain or repair it"
+        )
+
+
+def _integer_body(node: onnx.NodeProto, weight: Weight, scope: Scope, integers: Array) -> Body | str:
+    operands: list[Array] = []
+    for at, neutral in ((weight.scale, np.ones(1, np.float32)), (weight.zero_point, np.zeros(1, np.int32))):
+        if at < 0 or at >= len(node.input) or not node.input[at]:
+            operands.append(neutral)
+            continue
+        if not scope.is_static(node.input[at]):
+            return "the scale or zero point of its weights is computed at run time"
+        array = scope.value(node.input[at])
+        if array.size == 1:
+            array = array.reshape(1)
+        elif array.ndim == 1:
+            dims = [1] * integers.ndim
+            dims[weight.side] = array.size
+            array = array.reshape(dims)
+        try:
+            operands.append(array if array.size == 1 else np.broadcast_to(array, integers.shape))
+        except ValueError:
+            return f"a scale or zero point of shape {list(array.shape)} does not fit weights of {list(integers.shape)}"
+    scale, zero = operands
+    codes = Dequantised(
+        integers, integers.dtype, scale.astype(np.float32), zero.astype(np.int32), np.dtype(np.float32)
+    )
+    return _quantized(weight, codes, f"node {node.name!r}")
+
+
+def _quantized(weight: Weight, codes: Dequantised, who: str) -> Body | str:
+    name = codes.integer.name
+    if not name.startswith(("int", "uint")):
+        return f"its weights are stored as {name}, which has no integer codes"
+    bits = int(name.split("int")[1])
+    if bits > WIDEST_INTEGER:
+        return f"its weights are {bits}-bit integers; at most {WIDEST_INTEGER} bits are supported"
+    scale, zero = _per_output(weight, codes.scale), _per_output(weight, codes.zero_point)
+    if scale is None or zero is None:
+        kind = "per block of inputs" if codes.blocked else "along the inputs of an output"
+        return f"scales or zero points change {kind}, which one section cannot sum"
+    _check_finite(scale, f"{who}: scale")
+    low, high = integer_range(codes.integer)
+    limits = np.stack([low - zero, high - zero], axis=1).astype(np.int32)
+    wide = np.int16 if limits.min() >= -(2**15) and limits.max() < 2**15 else np.int32
+    matrix = weight.layout.to_matrix(codes.codes).astype(wide)
+    if zero.any():
+        matrix = matrix - zero.astype(wide)[:, None]
+    return Quantized(
+        codes=matrix, scale=scale.astype(np.float32), zero_point=zero.astype(np.int32), limits=limits, bits=bits,
+        given=True,
+    )  # fmt: skip
+
+
+def _per_output(weight: Weight, array: Array) -> Array | None:
+    """``[1]`` or ``[outputs]`` from one element or a tensor-shaped array; None when it changes along inputs."""
+    if array.size == 1:
+        return np.asarray(array.reshape(1))
+    matrix = weight.layout.to_matrix(array)
+    if not (matrix == matrix[:, :1]).all():
+        return None
+    column = matrix[:, 0]
+    return np.asarray(column[:1] if (column == column[0]).all() else column)
+
+
+def _readable(node: onnx.NodeProto, weight: Weight) -> str:
+    """A layer name from a node name: path separators become dots, onnxruntime's fusion marks go."""
+    plain = _SUFFIXES.sub("", node.name)
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", ".", plain).strip(".-") or node.op_type
+    return f"{plain}.{weight.suffix}" if weight.suffix else plain

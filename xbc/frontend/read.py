@@ -1,0 +1,383 @@
+"""Reading an ONNX file that nobody vouches for.
+
+No size that the file claims is allocated before it was compared with the bytes that are really there, and no
+path in it leaves the folder of the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.checker
+from onnx import TensorProto, helper
+
+from ir.arrays import Array
+from ir.errors import XbcError
+
+OLDEST_OPSET = 7
+PROTOBUF_LIMIT = 2**31 - 1
+STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
+RUNTIME_DOMAINS = frozenset(
+    {"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc", "ai.onnx.contrib"}
+)
+SKELETON_ELEMENTS = 1024
+"""Tensors above this many elements are left out where only names, types and shapes matter."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model as read: protobuf with external tensors still outside, and where they are.
+
+    Fields:
+        model: the parsed file.
+        folder: folder that external data paths are relative to.
+        sha256: of the model file (external data files not included), hexadecimal.
+    """
+
+    model: onnx.ModelProto
+    folder: Path
+    sha256: str
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """A library's message as one line, without its machine paths' noise and blank parts."""
+    text = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def read_model(path: str | os.PathLike[str]) -> ModelFile:
+    """Parse and check an ONNX file.
+
+    Raises: XbcError for a file that is missing, not ONNX, truncated, invalid, of an unsupported operator set
+    or domain, or whose external data is missing, too short or outside the model's folder.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise XbcError(f"{file} is a folder: give the .onnx file inside it")
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise XbcError(f"{file} does not exist") from None
+    except OSError as error:
+        raise XbcError(f"{file} cannot be read: {error.strerror}") from None
+    if not content:
+        raise XbcError(f"{file} is empty, not an ONNX model")
+    if len(content) > PROTOBUF_LIMIT:
+        raise XbcError(f"{file} is larger than 2 GiB, which protobuf cannot hold: save it with external data")
+    _check_wire(content, file)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except Exception:  # protobuf's DecodeError, whose module ships no types
+        raise XbcError(
+            f"{file} is not an ONNX model, or is damaged: its protobuf content cannot be decoded"
+        ) from None
+    sha256 = hashlib.sha256(content).hexdigest()
+    del content
+    if not model.HasField("graph") or not model.graph.node:
+        raise XbcError(f"{file} is not an ONNX model: it holds no graph with nodes")
+    _check_versions(model, file)
+    folder = file.resolve().parent
+    for tensor in model.graph.initializer:
+        check_tensor(tensor, folder, f"{file}: tensor {tensor.name!r}")
+    for where, tensor in _other_tensors(model):
+        check_tensor(tensor, folder, f"{file}: {where}")
+        embed_external(tensor, folder)  # rare; only the main graph's initializers may stay outside
+    try:
+        onnx.checker.check_model(skeleton(model))
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        raise XbcError(f"{file} is not a valid ONNX model: {one_line(error)}") from None
+    return ModelFile(model, folder, sha256)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            return -1, at
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    return -1, at
+
+
+def _check_wire(data: bytes, file: Path) -> None:
+    """Walk the top-level fields to tell a truncated model from a damaged one."""
+    known = {f.number: f.name for f in onnx.ModelProto.DESCRIPTOR.fields}
+    at = seen = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        number, kind = key >> 3, key & 7
+        if key < 0 or number not in known or kind not in (0, 2):
+            return  # another kind of file, or a field of a newer ONNX: the parser decides
+        size, at = _varint(data, at)
+        if size < 0:
+            return
+        if kind == 2:
+            if size > len(data) - at and seen:
+                raise XbcError(
+                    f"{file} is truncated: its field {known[number]!r} needs {size} bytes, "
+                    f"{len(data) - at} are left; copy or download it again"
+                )
+            at += size
+        seen += 1
+
+
+def _check_versions(model: onnx.ModelProto, file: Path) -> None:
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
+    if opset is None and any(node.domain in ("", "ai.onnx") for node in model.graph.node):
+        raise XbcError(
+            f"{file} names no operator set (opset_import); the file may be truncated: export it again"
+        )
+    if opset is not None and opset < OLDEST_OPSET:
+        raise XbcError(
+            f"{file} uses operator set {opset}; {OLDEST_OPSET} is the oldest supported: "
+            f"convert it with onnx.version_converter"
+        )
+    newest = onnx.defs.onnx_opset_version()
+    if opset is not None and opset > newest:
+        raise XbcError(
+            f"{file} uses operator set {opset}; the installed onnx knows up to {newest}: update onnx"
+        )
+    local = {f.domain for f in model.functions}
+    for node in walk_nodes(model.graph):
+        if (
+            node.domain not in STANDARD_DOMAINS
+            and node.domain not in RUNTIME_DOMAINS
+            and node.domain not in local
+        ):
+            raise XbcError(
+                f"{file}: node {node.name or node.output[0]!r} uses operator {node.op_type!r} of the unknown domain "
+                f"{node.domain!r}: export the model with standard operators, or with the function's definition inside"
+            )
+
+
+def walk_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those of sub-graphs (If, Loop, Scan bodies) included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from walk_nodes(attribute.g)
+            for body in attribute.graphs:
+                yield from walk_nodes(body)
+
+
+def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and all its sub-graphs, outer ones first."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from walk_graphs(attribute.g)
+            for body in attribute.graphs:
+                yield from walk_graphs(body)
+
+
+def _other_tensors(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
+    """All tensors but the main graph's initializers, each with words that say where it is."""
+    for depth, graph in enumerate(walk_graphs(model.graph)):
+        for tensor in graph.initializer if depth else ():
+            yield f"tensor {tensor.name!r}", tensor
+        for sparse in graph.sparse_initializer:
+            check_allocation(sparse.dims, sparse.values.data_type, f"sparse tensor {sparse.values.name!r}")
+            yield f"sparse tensor {sparse.values.name!r}", sparse.values
+            yield f"indices of sparse tensor {sparse.values.name!r}", sparse.indices
+        yield from _attribute_tensors(graph.node)
+    for function in model.functions:
+        yield from _attribute_tensors(function.node)
+
+
+def _attribute_tensors(nodes: object) -> Iterator[tuple[str, TensorProto]]:
+    for node in nodes:  # type: ignore[attr-defined]
+        for attribute in node.attribute:
+            where = f"attribute {attribute.name!r} of node {node.name or next(iter(node.output), '')!r}"
+            if attribute.HasField("t"):
+                yield where, attribute.t
+            for tensor in attribute.tensors:
+                yield where, tensor
+            if attribute.HasField("sparse_tensor"):
+                yield where, attribute.sparse_tensor.values
+                yield where, attribute.sparse_tensor.indices
+
+
+_FOUR_BIT = {getattr(TensorProto, n) for n in ("INT4", "UINT4", "FLOAT4E2M1") if hasattr(TensorProto, n)}
+_TWO_BIT = {getattr(TensorProto, n) for n in ("INT2", "UINT2") if hasattr(TensorProto, n)}
+
+
+def tensor_bytes(tensor: TensorProto) -> int:
+    """Bytes of the tensor's raw form, from its type and dims alone."""
+    elements = element_count(tensor.dims)
+    if tensor.data_type in _FOUR_BIT:
+        return -(-elements // 2)
+    if tensor.data_type in _TWO_BIT:
+        return -(-elements // 4)
+    return elements * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def element_count(dims: object) -> int:
+    """Product as an unbounded integer (a file may claim any dims)."""
+    count = 1
+    for dim in dims:  # type: ignore[attr-defined]
+        count *= int(dim)
+    return count
+
+
+def check_allocation(dims: object, data_type: int, where: str) -> None:
+    """Refuse a tensor that a few bytes of the file would blow up beyond this machine's memory.
+
+    Raises: XbcError that begins with ``where``.
+    """
+    size = element_count(dims) * helper.tensor_dtype_to_np_dtype(data_type).itemsize
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    if size > limit:
+        raise XbcError(
+            f"{where} would take {size} bytes, more than half of this machine's memory ({limit}): "
+            f"the model is damaged or needs a larger machine"
+        )
+
+
+def check_tensor(tensor: TensorProto, folder: Path, where: str) -> None:
+    """Compare what a tensor claims with the bytes it has, inside the file or beside it.
+
+    Raises: XbcError that begins with ``where``.
+    """
+    if any(dim < 0 for dim in tensor.dims):
+        raise XbcError(f"{where} has a negative dimension {list(tensor.dims)}: the file is damaged")
+    if tensor.data_type == TensorProto.STRING:
+        return
+    if tensor.data_type not in helper.get_all_tensor_dtypes() or tensor.data_type == TensorProto.UNDEFINED:
+        raise XbcError(
+            f"{where} has the unknown element type {tensor.data_type}: the file is damaged or too new"
+        )
+    if tensor.data_location == TensorProto.EXTERNAL:
+        _external(tensor, folder, where)
+        return
+    if tensor.HasField("raw_data"):
+        held, wanted, unit = len(tensor.raw_data), tensor_bytes(tensor), "bytes"
+    else:
+        held, wanted, unit = _typed_entries(tensor), element_count(tensor.dims), "elements"
+        if tensor.data_type in _FOUR_BIT | _TWO_BIT:
+            wanted = tensor_bytes(tensor)
+        elif tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
+            wanted *= 2
+    if held != wanted:
+        raise XbcError(
+            f"{where} of shape {list(tensor.dims)} needs {wanted} {unit}, the file holds {held}: it is damaged"
+        )
+
+
+def _typed_entries(tensor: TensorProto) -> int:
+    fields = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+    return max(len(getattr(tensor, field)) for field in fields)
+
+
+@dataclass(frozen=True)
+class _External:
+    path: Path
+    offset: int
+    length: int
+
+
+def _external(tensor: TensorProto, folder: Path, where: str) -> _External:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    plain = location.replace("\\", "/")
+    if not location or plain.startswith("/") or re.match(r"[A-Za-z]:", plain) or ".." in plain.split("/"):
+        raise XbcError(f"{where} has its data at {location!r}, which leaves the model's folder: refused")
+    path = folder / plain
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):
+        raise XbcError(f"{where} has its data in {location!r}, which is missing beside the model") from None
+    if not real.is_relative_to(folder.resolve()):
+        raise XbcError(
+            f"{where} has its data at {location!r}, a link that leaves the model's folder: refused"
+        )
+    if not real.is_file():
+        raise XbcError(f"{where} has its data at {location!r}, which is no regular file")
+    wanted = tensor_bytes(tensor)
+    try:
+        offset = int(entries.get("offset") or 0)
+        length = int(entries.get("length") or wanted)
+    except ValueError:
+        raise XbcError(f"{where} has external data with an offset or length that is no number") from None
+    size = real.stat().st_size
+    if length != wanted:
+        raise XbcError(
+            f"{where} of shape {list(tensor.dims)} needs {wanted} bytes, its external data entry says {length}"
+        )
+    if offset < 0 or offset + length > size:
+        raise XbcError(
+            f"{where} needs bytes {offset}..{offset + length} of {location!r}, which has {size}: "
+            f"it is truncated or of another model"
+        )
+    return _External(real, offset, length)
+
+
+def load_tensor(tensor: TensorProto, folder: Path) -> Array:
+    """The tensor's content (after ``check_tensor``), external data included.  Read-only when not copied."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    where = _external(tensor, folder, f"tensor {tensor.name!r}")
+    with where.path.open("rb") as handle:
+        handle.seek(where.offset)
+        data = handle.read(where.length)
+    whole = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
+    return np.asarray(onnx.numpy_helper.to_array(whole))
+
+
+def embed_external(tensor: TensorProto, folder: Path) -> None:
+    """Turn an external tensor into one that holds its data."""
+    if tensor.data_location == TensorProto.EXTERNAL:
+        where = _external(tensor, folder, f"tensor {tensor.name!r}")
+        with where.path.open("rb") as handle:
+            handle.seek(where.offset)
+            tensor.raw_data = handle.read(where.length)
+        del tensor.external_data[:]
+        tensor.data_location = TensorProto.DEFAULT
+
+
+def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which large or external initializers of the main graph are graph inputs.
+
+    It has the same names, types and shapes, costs no copy of the weights and needs no other file, so the
+    checker and shape inference can work on it.
+    """
+    out = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name == "graph":
+            continue
+        target = getattr(out, field.name)
+        if hasattr(target, "extend"):
+            target.extend(value)
+        elif hasattr(target, "CopyFrom"):
+            target.CopyFrom(value)
+        else:
+            setattr(out, field.name, value)
+    _copy_graph(model.graph, out.graph, top=True)
+    return out
+
+
+def _copy_graph(source: onnx.GraphProto, out: onnx.GraphProto, *, top: bool) -> None:
+    out.name = source.name
+    out.input.extend(source.input)
+    out.output.extend(source.output)
+    out.value_info.extend(source.value_info)
+    out.node.extend(source.node)
+    out.sparse_initializer.extend(source.sparse_initializer)
+    known = {i.name for i in source.input}
+    for tensor in source.initializer:
+        if element_count(tensor.dims) <= SKELETON_ELEMENTS and tensor.data_location != TensorProto.EXTERNAL:
+            out.initializer.append(tensor)
+        elif tensor.name not in known:
+            out.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))

@@ -1,0 +1,71 @@
+"""Between a layer's matrix and the tensor its host node reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ir.arrays import F32, Array
+from ir.module import Layer, Module
+from ir.stages import Float, Quantized
+from xbc.frontend.host import numpy_dtype
+
+
+def layer_tensor(layer: Layer, codes: Array | None = None) -> Array:
+    """The tensor for host input ``layer.origin.tensor``, of its type and shape.
+
+    Args:
+        layer: at any stage.
+        codes: ``[outputs, inputs]`` effective codes; None: the layer's own weights as imported or quantised.
+    A float tensor is ``code * scale`` in float32, then cast; an integer one ``code + zero_point``.
+    Raises: ValueError for codes on an unquantised layer, of a wrong shape, or outside the integer type.
+    """
+    body = layer.body
+    dtype = numpy_dtype(layer.origin.dtype)
+    if not isinstance(body, Quantized):
+        if codes is not None or not isinstance(body, Float):
+            raise ValueError(f"layer {layer.name!r} has no codes yet")
+        return layer.origin.layout.to_tensor(body.values.astype(dtype))
+    codes = body.codes if codes is None else codes
+    if codes.shape != body.shape:
+        raise ValueError(f"layer {layer.name!r}: codes are {codes.shape}, the matrix is {body.shape}")
+    if is_integer(layer.origin.dtype):
+        stored = codes.astype(np.int32) + body.zero_point[:, None]
+        low, high = integer_range(dtype)
+        if stored.size and (stored.min() < low or stored.max() > high):
+            raise ValueError(f"layer {layer.name!r}: a code leaves the range of {layer.origin.dtype}")
+        return layer.origin.layout.to_tensor(stored.astype(dtype))
+    return layer.origin.layout.to_tensor((codes.astype(np.float32) * body.scale[:, None]).astype(dtype))
+
+
+def module_tensors(module: Module, codes: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    """Host input name -> tensor for every layer; ``codes`` by layer name, default the layers' own."""
+    given = codes or {}
+    return {layer.origin.tensor: layer_tensor(layer, given.get(layer.name)) for layer in module.layers}
+
+
+def layer_matrix(layer: Layer) -> F32:
+    """``[outputs, inputs]`` float32 weights as imported (or quantised): values, or codes times scale."""
+    body = layer.body
+    if isinstance(body, Float):
+        return body.values
+    assert isinstance(body, Quantized)
+    return np.asarray(body.codes.astype(np.float32) * body.scale[:, None])
+
+
+def original_weights(module: Module) -> dict[str, F32]:
+    """Layer name -> ``layer_matrix`` of a freshly imported module."""
+    return {layer.name: layer_matrix(layer) for layer in module.layers}
+
+
+def is_integer(dtype: str) -> bool:
+    """Whether an origin's tensor holds integers (QLinear and Integer operators) rather than floats."""
+    return dtype.startswith(("int", "uint"))
+
+
+def integer_range(dtype: np.dtype[np.generic]) -> tuple[int, int]:
+    """Smallest and largest number of an integer type, those of ml_dtypes included."""
+    name = dtype.name
+    bits = int(name.removeprefix("u").removeprefix("int"))
+    return (0, 2**bits - 1) if name.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)

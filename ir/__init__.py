@@ -20,11 +20,14 @@ from ir.stages import (
     Sectioned,
     Sliced,
 )
+from ir.storage import load_module, save_module
 from ir.target import ROUTINGS, Target
 from ir.text import parse_module, print_module
+from ir.verify import INVARIANTS, Problem, VerifyError, check_module, verify_module
 
 __all__ = [
     "ENCODINGS",
+    "INVARIANTS",
     "ROUTINGS",
     "STAGES",
     "UNUSED",
@@ -39,15 +42,21 @@ __all__ = [
     "Module",
     "Origin",
     "Placed",
+    "Problem",
     "Programmed",
     "Quantized",
     "Sectioned",
     "Sliced",
     "Target",
     "Unmapped",
+    "VerifyError",
     "XbcError",
+    "check_module",
     "digest",
     "frozen",
+    "load_module",
     "parse_module",
     "print_module",
+    "save_module",
+    "verify_module",
 ]

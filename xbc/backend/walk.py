@@ -215,8 +215,8 @@ def walk_module(module: Module, order: LoadOrder, wear: Array) -> Iterator[Chunk
             c, r, k, s = (int(x) for x in conflict)
             raise XbcError(
                 f"layer {module.layers[at].name!r}, section {part.start + s}: row {r}, column {k} of "
-                f"crossbar {c} is faulty at level {int(steady[c, r, k])} and the section stores another level "
-                f"there: place the section elsewhere or take the cell out of the target's faulty list"
+                f"crossbar {c} is faulty at level {int(steady[c, r, k])} and the section stores another "
+                f"level there: place the section elsewhere or take the cell out of the target's faulty list"
             )
         crcs = [np.array([zlib.crc32(image) for image in snap[:n]], np.uint32) for snap in snaps]
         writes = {name: column[:used] for name, column in out.items()}

@@ -1,7 +1,7 @@
 """How long a module of ResNet-50's size takes to save, load, print and verify.
 
 The module is synthetic: the 54 matrices of ResNet-50 (25.5 M weights) with random codes, every output's
-inputs in random order, cut into sections of 128 rows (about 200,000) on 64 crossbars.  Each time is also given
+inputs in random order, cut into about 200,000 sections of 128 rows on 64 crossbars.  Each time is also given
 as a ratio to plain ``np.save`` / ``np.load`` of the same arrays in the same run.
 
     python benchmarks/ir_speed.py [--scale 1.0]
@@ -85,7 +85,7 @@ def programmed(shape: tuple[int, int], first_step: int, bits: int, rng: np.rando
 
 
 def synthetic(scale: float, bits: int = 8) -> Module:
-    """The module; with more stored bits than the codes need, every stored code has to be held against limits."""
+    """The module; with stored bits to spare, every stored code has to be held against the limits."""
     rng = np.random.default_rng(0)
     layers: list[Layer] = []
     step = 0

@@ -67,11 +67,13 @@ class Quantize(Pass):
         scale[scale == 0] = 1.0
         codes = np.clip(np.rint(values / scale.reshape(-1, 1)), -top, top)
         zero = np.zeros(1, np.int32)
+        # stale cells may make the code below a signed grid, -2**(bits-1); a float host takes it back
+        lowest = -top if top >= 1 << (self.bits - 1) else -top - 1
         body = Quantized(
             codes=codes.astype(np.int16 if top < 2**15 else np.int32),
             scale=scale,
             zero_point=zero,
-            limits=np.array([[-top, top]], np.int32),
+            limits=np.array([[lowest, top]], np.int32),
             bits=self.bits,
             given=False,
         )

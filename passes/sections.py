@@ -80,11 +80,11 @@ def output_blocks(outputs: int, groups: int, width: int) -> Array:
 def sections_from_order(body: Sliced, blocks: Array, order: Array, target: Target, cut: Cut) -> Sectioned:
     """Section table of output blocks whose inputs are listed in ``order [blocks, inputs]``.
 
-    Split layers get sections of either sign: with one output per block the list itself is divided, with
-    shared rows every block is loaded once per sign.
+    Split layers get sections of either sign: with one output per block and free routing the list itself is
+    divided; else (shared rows, rows wired to a run of inputs) every block is loaded once per sign.
     """
     lists, n = order.shape
-    if body.encoding == "split" and blocks.shape[1] == 1:
+    if body.encoding == "split" and blocks.shape[1] == 1 and target.routing == "gather":
         negative = np.take_along_axis(body.codes[blocks[:, 0]], order, axis=1) < 0
         negatives = negative.sum(1)
         doubled = np.empty((2 * lists, n), np.int32)

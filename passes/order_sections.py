@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -12,90 +12,196 @@ from ir.arrays import Array
 from ir.module import Layer, Module
 from ir.stages import Sectioned
 from passes.base import Context, Pass, check
-from passes.solvers.planes import distance_matrix, fold_mask, nearest_neighbour_path, pack
+from passes.solvers.bounds import path_bound
+from passes.solvers.features import Metric
+from passes.solvers.tour import greedy_path, path_length, short_path
 from passes.sort_sections import by_rank, reorder
+
+Method = Literal["auto", "natural", "rank", "sum", "greedy", "local", "routing"]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Path length found and proven lower bound, in cells of the metric, over one or more groups.
+
+    ``groups`` were ordered, ``proven`` of them optimally; ``capped`` windows met the wall-clock cap.
+    """
+
+    length: int = 0
+    bound: int = 0
+    groups: int = 0
+    proven: int = 0
+    capped: int = 0
+
+    def __add__(self, other: Bound) -> Bound:
+        return Bound(*(getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__))
+
+    @property
+    def gap(self) -> float:
+        """Share by which the path may exceed the optimum."""
+        return self.length / self.bound - 1 if self.bound else 0.0
 
 
 @dataclass(frozen=True)
 class OrderSections(Pass):
     """Orders the sections of every layer so that few cells change from one load to the next.
 
+    Sections of equal rank make a group; a layer of at most ``group`` sections is one group, so that ranks meet
+    where that pays.  Each group's path is the nearest neighbour path improved by 2-opt and Or-opt; groups are
+    joined at their nearer ends.  A Held-Karp lower bound tells how far each path is from the shortest; groups
+    of at most 40 sections are solved by CP-SAT until that is proven.
+
     Options:
         method: ``natural``: as formed; ``rank``: rank by rank, outputs ascending; ``sum``: inside a rank by
-            the sum of the stored words; ``greedy``: inside a rank to the nearest section not loaded yet;
-            ``routing``: greedy, then OR-Tools routing over windows of the path; ``auto``: greedy.
+            the sum of the stored words; ``greedy``: nearest neighbour only; ``local``: and local search;
+            ``routing``: and OR-Tools routing over windows of the path; ``auto``: local.
+        metric: ``cells``: cells that differ row by row; ``multiset``: distance after rows are matched (see
+            match-rows); ``auto``: multiset when the target's routing lets rows move and a section has one
+            output.
+        group: largest number of sections ordered at once (its square of 16-bit distances is held).
+        bound: subgradient steps of the lower bound, 0 for none.
         window: sections per routing window.
         effort: solutions the router may look at per window.
-        seconds: wall-clock cap of the routing of one window (the manifest says when it struck).
+        seconds: wall-clock cap per routing window or proof (the manifest says when it struck).
     """
 
     name: ClassVar[str] = "order-sections"
     requires = Sectioned
     ensures = Sectioned
 
-    method: Literal["auto", "natural", "rank", "sum", "greedy", "routing"] = "auto"
-    window: int = 64
-    effort: int = 200
-    seconds: float = 5.0
+    method: Method = "auto"
+    metric: Literal["auto", "cells", "multiset"] = "auto"
+    group: int = 2048
+    bound: int = 40
+    window: int = 100
+    effort: int = 300
+    seconds: float = 30.0
 
     def __post_init__(self) -> None:
+        check(8 <= self.group <= 16384, f"order-sections: group = {self.group} is outside 8..16384")
+        check(self.bound >= 0, f"order-sections: bound = {self.bound} must not be negative")
         check(4 <= self.window <= 2000, f"order-sections: window = {self.window} is outside 4..2000")
         check(self.effort >= 1, f"order-sections: effort = {self.effort} must be at least 1")
         check(self.seconds > 0, f"order-sections: seconds = {self.seconds} must be positive")
 
     def run(self, module: Module, context: Context) -> Module:
-        """Reorders every layer's table."""
+        """Reorders every layer's table; reports the bounds as facts."""
         if self.method == "natural":
             return module
-        done = 0
+        matched = module.target.routing != "fixed"
+        results = []
         with ThreadPoolExecutor(max(1, context.threads)) as pool:
-            layers = []
-            for layer in pool.map(self._order, module.layers):
-                layers.append(layer)
-                done += 1
-                context.progress("order-sections", done, len(module.layers))
-        return module.with_layers(layers)
+            for done, result in enumerate(pool.map(lambda layer: self._order(layer, matched), module.layers)):
+                context.progress("order-sections", done + 1, len(module.layers))
+                results.append(result)
+        if self.method not in ("rank", "sum"):
+            total = sum((bound for _, bound in results), Bound())
+            context.facts[self.name] = {
+                "network": facts(total),
+                "layers": {layer.name: facts(bound) for layer, bound in results},
+            }
+        return module.with_layers([layer for layer, _ in results])
 
-    def _order(self, layer: Layer) -> Layer:
+    def _order(self, layer: Layer, matched: bool) -> tuple[Layer, Bound]:
         body = by_rank(layer.at(Sectioned))
-        if self.method == "rank" or body.sections < 3:
-            return layer.with_body(body)
+        if self.method == "rank" or body.sections < 2:
+            return layer.with_body(body), Bound()
         if self.method == "sum":
-            return layer.with_body(reorder(body, _by_sum(body)))
-        return layer.with_body(reorder(body, self._path(body)))
+            return layer.with_body(reorder(body, _by_sum(body))), Bound()
+        kind = self.metric
+        if kind == "auto":
+            kind = "multiset" if matched and body.group_width == 1 else "cells"
+        path, bound = self._path(body, kind)
+        return layer.with_body(reorder(body, path)), bound
 
-    def _path(self, body: Sectioned) -> Array:
-        """``[sections]`` path: group by group, each begun at the section nearest to the last one's end."""
-        cells = body.cells
-        bits, mask = cells.bits_per_cell, np.uint64(fold_mask(cells.bits_per_cell))
-        planes = pack(body.wanted_words(), bits, cells.columns)
-        path: list[Array] = []
-        last = -1
-        for group in _groups(body):
-            part = nearest_neighbour_path(planes, group, last, bits, mask)
-            if self.method == "routing":
-                part = self._route(planes, part, bits, mask)
-            path.append(part)
-            last = int(part[-1])
-        return np.concatenate(path)
+    def _path(self, body: Sectioned, kind: str) -> tuple[Array, Bound]:
+        """``[sections]`` path and its bound: group by group, groups joined at their nearer ends."""
+        metric = Metric(kind, body.wanted_words(), body.driven(), body.cells)
+        paths, total = [], Bound()
+        for members in groups(body, self.group):
+            cost = metric.matrix(members)
+            local, bound = self._group_path(cost)
+            paths.append(members[local])
+            total += bound
+        return join(metric, paths), total
 
-    def _route(self, planes: Array, path: Array, bits: int, mask: np.uint64) -> Array:
+    def _group_path(self, cost: Array) -> tuple[Array, Bound]:
+        path = greedy_path(cost, 0) if self.method == "greedy" else short_path(cost)
+        capped = 0
+        if self.method == "routing":
+            path, capped = self._route(cost, path)
+        length = path_length(cost, path)
+        bound = path_bound(cost, length, self.bound) if self.bound else 0
+        found = Bound(length, bound, 1, int(length == bound), capped)
+        if len(path) <= 40 and bound < length and self.bound and self.method != "greedy":
+            from passes.solvers.circuit import shortest_path
+
+            proof = shortest_path(cost, path, bound, seconds=self.seconds)
+            path = proof.path
+            found = replace(
+                found, length=path_length(cost, path), bound=proof.bound, proven=int(proof.optimal)
+            )
+        return path, found
+
+    def _route(self, cost: Array, path: Array) -> tuple[Array, int]:
         from passes.solvers.routing import improve_path
 
-        path = path.copy()
-        for start in range(0, len(path), max(1, self.window - 1)):
+        path, capped = path.copy(), 0
+        for start in range(0, len(path) - 3, max(1, self.window - 1)):
             window = path[start : start + self.window]
-            cost = distance_matrix(planes, window, bits, mask)
-            improved, _ = improve_path(cost, np.arange(len(window)), self.effort, self.seconds)
-            path[start : start + self.window] = window[improved]
-        return path
+            improved, struck = improve_path(cost, window, self.effort, self.seconds)
+            path[start : start + self.window] = improved
+            capped += struck
+        return path, capped
 
 
-def _groups(body: Sectioned) -> list[Array]:
-    """Section indices of each (rank, polarity), table order."""
+def facts(bound: Bound) -> dict[str, float | int]:
+    """The bound as plain numbers for the manifest."""
+    return {
+        "length": bound.length,
+        "lower_bound": bound.bound,
+        "gap": round(bound.gap, 6),
+        "groups": bound.groups,
+        "proven_optimal": bound.proven,
+        "time_caps": bound.capped,
+    }
+
+
+def groups(body: Sectioned, limit: int) -> list[Array]:
+    """Section indices ordered together: the whole table if it has at most ``limit`` rows, else each (rank,
+    polarity), cut by sum where even that is larger."""
+    everything = np.arange(body.sections, dtype=np.int64)
+    if body.sections <= limit:
+        return [everything]
     key = body.rank.astype(np.int64) * 3 + body.polarity
-    cuts = np.flatnonzero(np.diff(key)) + 1
-    return np.split(np.arange(body.sections, dtype=np.int64), cuts)
+    out: list[Array] = []
+    for members in np.split(everything, np.flatnonzero(np.diff(key)) + 1):
+        if len(members) <= limit:
+            out.append(members)
+            continue
+        sums = body.wanted_words()[members].sum(axis=(1, 2), dtype=np.int64)
+        out += np.array_split(members[np.argsort(sums, kind="stable")], -(-len(members) // limit))
+    return out
+
+
+def join(metric: Metric, paths: list[Array]) -> Array:
+    """One path of all groups in turn, each taken in the direction that makes the joints cheapest."""
+    ends = [(int(p[0]), int(p[-1])) for p in paths]
+    best: list[list[tuple[int, int]]] = [[(0, -1), (0, -1)]]
+    for before, after in zip(ends, ends[1:], strict=False):
+        cost = metric.matrix(np.array([*before, *after]))
+        step = []
+        for turned in (0, 1):
+            enter = 2 + turned
+            options = [(best[-1][was][0] + int(cost[1 - was, enter]), was) for was in (0, 1)]
+            step.append(min(options))
+        best.append(step)
+    turned = min((0, 1), key=lambda t: best[-1][t][0])
+    directions = [turned]
+    for step in reversed(best[1:]):
+        directions.append(step[directions[-1]][1])
+    directions.reverse()
+    return np.concatenate([p[::-1] if t else p for p, t in zip(paths, directions, strict=True)])
 
 
 def _by_sum(body: Sectioned) -> Array:

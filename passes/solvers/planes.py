@@ -49,68 +49,19 @@ def pack(words: Array, bits: int, columns: int) -> Array:
 
 
 @njit(cache=True, nogil=True, inline="always")  # type: ignore[misc]
+def changed(x: Any, bits: int, mask: Any) -> int:
+    """Non-zero digits of an XOR of packed lanes; ``mask`` is ``fold_mask(bits)``."""
+    if bits >= 2:
+        x |= x >> np.uint64(1)
+    if bits >= 3:
+        x |= x >> np.uint64(2)
+    return popcount(x & mask)
+
+
+@njit(cache=True, nogil=True, inline="always")  # type: ignore[misc]
 def distance(a: Any, b: Any, bits: int, mask: Any) -> int:
     """Digits in which two packed sections differ."""
     total = 0
-    if bits == 1:
-        for k in range(a.shape[0]):
-            total += popcount(a[k] ^ b[k])
-    elif bits == 2:
-        for k in range(a.shape[0]):
-            x = a[k] ^ b[k]
-            total += popcount((x | (x >> np.uint64(1))) & mask)
-    else:
-        for k in range(a.shape[0]):
-            x = a[k] ^ b[k]
-            x |= x >> np.uint64(1)
-            total += popcount((x | (x >> np.uint64(2))) & mask)
+    for k in range(a.shape[0]):
+        total += changed(a[k] ^ b[k], bits, mask)
     return total
-
-
-@njit(cache=True, nogil=True)  # type: ignore[misc]
-def path_cost(planes: Any, order: Any, bits: int, mask: Any) -> int:
-    """Cells that change along an open path."""
-    total = 0
-    for i in range(1, order.shape[0]):
-        total += distance(planes[order[i - 1]], planes[order[i]], bits, mask)
-    return total
-
-
-@njit(cache=True, nogil=True)  # type: ignore[misc]
-def distance_matrix(planes: Any, rows: Any, bits: int, mask: Any) -> Any:
-    """``[n, n]`` int32 distances between the listed rows."""
-    n = rows.shape[0]
-    out = np.zeros((n, n), np.int32)
-    for i in range(n):
-        for j in range(i + 1, n):
-            d = distance(planes[rows[i]], planes[rows[j]], bits, mask)
-            out[i, j] = d
-            out[j, i] = d
-    return out
-
-
-@njit(cache=True, nogil=True)  # type: ignore[misc]
-def nearest_neighbour_path(planes: Any, members: Any, start: int, bits: int, mask: Any) -> Any:
-    """Greedy path over ``members`` (rows of ``planes``).
-
-    ``start``: row the path continues from (not a member), or -1 to begin at the first member.
-    """
-    left = members.copy()
-    n = left.shape[0]
-    path = np.empty(n, members.dtype)
-    current = start
-    for i in range(n):
-        best = 0
-        if current >= 0:
-            best_distance = 1 << 62
-            for j in range(n - i):
-                d = distance(planes[current], planes[left[j]], bits, mask)
-                if d < best_distance:
-                    best_distance = d
-                    best = j
-        current = left[best]
-        path[i] = current
-        # keep the list in order: ties then fall to the earlier section whatever was taken before
-        for j in range(best, n - i - 1):
-            left[j] = left[j + 1]
-    return path

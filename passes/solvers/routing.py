@@ -12,8 +12,8 @@ def improve_path(cost: Array, path: Array, solutions: int, seconds: float) -> tu
     """A path no longer than ``path`` with the same first and last node.
 
     Args:
-        cost: ``[n, n]`` int symmetric.
-        path: ``[n]`` permutation, the first solution.
+        cost: ``[m, m]`` symmetric distances.
+        path: ``[n]`` nodes to visit, the first solution.
         solutions: work limit (solutions found), the same on every machine.
         seconds: wall-clock cap.
     Returns: the path, and whether the cap struck (only then the result depends on the machine).

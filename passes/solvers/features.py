@@ -1,0 +1,119 @@
+"""Distances between sections for the ordering problem.
+
+``cells``: cells in which two sections differ, row by row.  ``multiset``: rows may still be permuted
+(match-rows), so only the multiset of words counts: L1 distance of the histograms of words plus that of the
+ones per bit column.  Half the first and the whole of the second are lower bounds on the writes that the best
+row matching leaves; their sum orders sections about 10 % better than either.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from ir.arrays import Array
+from ir.cells import CellFormat
+from passes.solvers.planes import distance, fold_mask, pack
+
+HISTOGRAM_BITS = 8
+
+
+def multiset_features(words: Array, driven: Array, cells: CellFormat) -> Array:
+    """``[sections, 256 + columns * (2**bits_per_cell - 1)]`` uint8 counts.
+
+    Args:
+        words: ``[sections, rows]``; of wider words the upper ``HISTOGRAM_BITS`` count.
+        driven: ``[sections, rows]`` bool; don't-care rows count nothing.
+    """
+    levels = (1 << cells.bits_per_cell) - 1
+    out = np.zeros((words.shape[0], (1 << HISTOGRAM_BITS) + cells.columns * levels), np.uint8)
+    shift = max(0, cells.word_bits - HISTOGRAM_BITS)
+    count_words(words, driven, shift, cells.columns, cells.bits_per_cell, out)
+    return out
+
+
+@njit(cache=True, nogil=True)  # type: ignore[misc]
+def count_words(words: Any, driven: Any, shift: int, columns: int, bits: int, out: Any) -> None:
+    """Fills the histogram and, per column, how many digits reach each level (saturating at 255)."""
+    levels = (1 << bits) - 1
+    for s in range(words.shape[0]):
+        for r in range(words.shape[1]):
+            if not driven[s, r]:
+                continue
+            word = np.uint32(words[s, r])
+            k = word >> np.uint32(shift)
+            if out[s, k] < 255:
+                out[s, k] += 1
+            for d in range(columns):
+                digit = (word >> np.uint32(bits * d)) & np.uint32(levels)
+                for level in range(digit):
+                    k = (1 << 8) + d * levels + level
+                    if out[s, k] < 255:
+                        out[s, k] += 1
+
+
+@njit(cache=True, nogil=True)  # type: ignore[misc]
+def l1_matrix(features: Any, members: Any) -> Any:
+    """``[n, n]`` uint16 L1 distances between the listed rows of ``features``."""
+    n = members.shape[0]
+    width = features.shape[1]
+    out = np.zeros((n, n), np.uint16)
+    for i in range(n):
+        a = features[members[i]]
+        for j in range(i):
+            b = features[members[j]]
+            total = np.int32(0)
+            for k in range(width):
+                total += abs(np.int32(a[k]) - np.int32(b[k]))
+            out[i, j] = total
+            out[j, i] = total
+    return out
+
+
+@njit(cache=True, nogil=True)  # type: ignore[misc]
+def l1_between(a: Any, b: Any) -> Any:
+    """``[n, m]`` int32 L1 distances between the rows of ``a`` and of ``b``."""
+    out = np.zeros((a.shape[0], b.shape[0]), np.int32)
+    for i in range(a.shape[0]):
+        for j in range(b.shape[0]):
+            total = np.int32(0)
+            for k in range(a.shape[1]):
+                total += abs(np.int32(a[i, k]) - np.int32(b[j, k]))
+            out[i, j] = total
+    return out
+
+
+@njit(cache=True, nogil=True)  # type: ignore[misc]
+def cell_matrix(planes: Any, members: Any, bits: int, mask: Any) -> Any:
+    """``[n, n]`` uint16 cell distances between the listed rows of packed ``planes`` (saturating)."""
+    n = members.shape[0]
+    out = np.zeros((n, n), np.uint16)
+    for i in range(n):
+        for j in range(i):
+            d = min(distance(planes[members[i]], planes[members[j]], bits, mask), 65535)
+            out[i, j] = d
+            out[j, i] = d
+    return out
+
+
+class Metric:
+    """Distances between the sections of one layer under one of the two measures."""
+
+    def __init__(self, kind: str, words: Array, driven: Array, cells: CellFormat) -> None:
+        """``words [sections, rows, G]``, ``driven [sections, rows]``; kind ``cells`` or ``multiset`` (G = 1)."""
+        self.kind = kind
+        self.bits = cells.bits_per_cell
+        self.mask = np.uint64(fold_mask(self.bits))
+        self.rows = (
+            multiset_features(words[:, :, 0], driven, cells)
+            if kind == "multiset"
+            else pack(words, self.bits, cells.columns)
+        )
+
+    def matrix(self, members: Array) -> Array:
+        """``[n, n]`` uint16 distances between sections ``members``."""
+        if self.kind == "multiset":
+            return np.asarray(l1_matrix(self.rows, members))
+        return np.asarray(cell_matrix(self.rows, members, self.bits, self.mask))

@@ -11,6 +11,7 @@ from ir.module import Module
 from ir.stages import Encoded, Quantized, Sliced
 from passes.base import Context, Pass, check
 from passes.encode_signs import encode
+from passes.sections import group_width
 
 
 @dataclass(frozen=True)
@@ -46,4 +47,5 @@ class SliceBits(Pass):
             body = layer.body if isinstance(layer.body, Encoded) else encode(layer, target.encoding)
             CellFormat(body.encoding, body.stored_bits, bits_per_cell)  # refuses words that are too wide
             layers.append(layer.with_body(body.lower(Sliced, bits_per_cell=bits_per_cell)))
+            group_width(layers[-1], target)  # refuses weights that the columns do not hold
         return module.with_layers(layers)

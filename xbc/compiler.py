@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 import time
@@ -13,9 +12,11 @@ from typing import Any
 
 from ir.errors import XbcError
 from ir.module import Module
+from ir.stages import Body, Placed, Sectioned
 from ir.target import Target
+from ir.verify import check_module
 from passes.base import Context, Pass, Progress
-from passes.manager import Hook, Options, PassRecord, finish, run_pipeline
+from passes.manager import Hook, Options, PassRecord, Run, finish, run_pipeline
 from passes.pipeline import LEVELS, format_pipeline, parse_pipeline
 
 DEFAULT_LEVEL = 2
@@ -30,12 +31,14 @@ class Compiled:
         module: its IR, at stage Programmed.
         records: one per pass.
         summary: what ``xbc compile --json`` prints.
+        notes: sentences on how the model was read.
     """
 
     directory: Path
     module: Module
     records: tuple[PassRecord, ...]
     summary: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def compile_model(
@@ -61,7 +64,8 @@ def compile_model(
             replaced once the new one is complete.
         target: a shipped chip's name, a TOML file, or a Target.
         settings: keys of the target to replace, dotted (``{"crossbars": 64}``).
-        pipeline: pipeline text; None takes that of ``level``.
+        pipeline: pipeline text; None takes that of ``level``.  One that ends before the sections are placed is
+            completed with ``deal-sections``.
         level: 0..2, see ``passes.pipeline.LEVELS``.
         seed: of every random choice.
         threads: worker threads; the program does not depend on it.
@@ -85,15 +89,23 @@ def compile_model(
     context = Context(seed=seed, threads=threads, **({"progress": progress} if progress else {}))
 
     context.progress("reading the model", 0, 1)
-    imported = import_model(source)
-    module = dataclasses.replace(imported.module, target=chip)
+    imported = import_model(source, chip)
+    module = imported.module
     if not module.layers:
         raise XbcError(
             f"{source} has no layer with static weights that a crossbar can hold"
             + (f"; {len(module.unmapped)} nodes stay in the host graph" if module.unmapped else "")
         )
-    run = run_pipeline(module, passes, context, Options(verify_each=verify_each, before=before, after=after))
+    options = Options(verify_each=verify_each, before=before, after=after)
+    run = run_pipeline(module, passes, context, options)
+    if not issubclass(run.module.stage(), Placed):
+        completion = missing_passes(run.module)
+        rest = run_pipeline(run.module, completion, context, options)
+        passes += completion
+        run = Run(rest.module, run.records + rest.records)
     done = finish(run.module)
+    if not verify_each:
+        check_module(done)
 
     context.progress("counting writes", 0, 1)
     counts = count_all(done)
@@ -117,7 +129,7 @@ def compile_model(
         "seconds": round(time.perf_counter() - started, 3),
         "passes": [pass_facts(record) for record in run.records],
     }
-    return Compiled(directory, done, tuple(run.records), summary)
+    return Compiled(directory, done, tuple(run.records), summary, imported.notes)
 
 
 def select_passes(pipeline: str | None, level: int) -> list[Pass]:
@@ -128,6 +140,25 @@ def select_passes(pipeline: str | None, level: int) -> list[Pass]:
         known = ", ".join(f"-O{known}" for known in LEVELS)
         raise XbcError(f"unknown level -O{level}; known: {known}")
     return parse_pipeline(LEVELS[level])
+
+
+def missing_passes(module: Module) -> list[Pass]:
+    """What a pipeline that ends with the order of sections still needs: their placement.
+
+    Raises: XbcError when there are no sections yet.
+    """
+    stage = module.stage()
+    if not issubclass(stage, Sectioned):
+        raise XbcError(
+            f"the pipeline ends at stage {stage.stage()!r}, a program needs sections: "
+            f"go on with {LEVELS[0].partition(stage_maker(stage) + ',')[2] or LEVELS[0]}"
+        )
+    return parse_pipeline("deal-sections")
+
+
+def stage_maker(stage: type[Body]) -> str:
+    """Name of the pass of the lowest level that makes ``stage``."""
+    return next((step.name for step in parse_pipeline(LEVELS[0]) if step.ensures is stage), "")
 
 
 def pass_facts(record: PassRecord) -> dict[str, Any]:

@@ -59,6 +59,8 @@ def command(
             level=DEFAULT_LEVEL if level is None else level, seed=seed, threads=threads, progress=progress,
             verify_each=verify_each, before=tracing.before, after=tracing.after,
         )  # fmt: skip
+    for sentence in result.notes:
+        console.note(f"xbc: note: {sentence}", quiet)
     if time_passes:
         tracing.print_times(result.records)
     if as_json:
@@ -78,7 +80,7 @@ def print_summary(facts: dict[str, Any]) -> None:
     for step in facts["passes"]:
         passes.add_row(step["text"], console.count(step["sections"]), console.count(step["writes"]), f"{step['seconds']:.2f}")
     out.print(passes, "")
-    writes = console.table("Cell writes", "", "per inference", "natural /", "first deployment")
+    writes = console.table("Cell writes", "", "per inference", "natural / this", "first deployment")
     for kind, meaning in FOUR_COUNTS.items():
         steady = facts["writes"][kind]
         times = facts["writes"]["natural"] / steady if steady else None

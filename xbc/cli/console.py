@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-MINIMUM_WIDTH = 100
+MINIMUM_WIDTH = 120
 """Width of tables that go to a file or a pipe (a terminal has its own)."""
 
 
 def stdout() -> Console:
     """Console for results."""
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=max(MINIMUM_WIDTH, console.width))
 
 

@@ -139,22 +139,24 @@ def print_facts(facts: dict[str, Any]) -> None:
     """The tables of ``xbc inspect``."""
     out = console.stdout()
     target = facts["target"]
+    stages = {row["stage"] for row in facts["layers"]}
     out.print(
         f"[bold]{facts['module']}[/] on [bold]{target['name']}[/]: {console.count(target['crossbars'])} crossbar(s) of "
-        f"{target['rows']} x {target['columns']} cells, {target['bits_per_cell']} bit(s) per cell, {target['routing']} routing"
+        f"{target['rows']} x {target['columns']} cells, {target['bits_per_cell']} bit(s) per cell, "
+        f"{target['routing']} routing; {console.count(facts['weights'])} weights, stage {' and '.join(sorted(stages))}"
     )
     if facts["pipeline"]:
-        out.print(f"pipeline: {facts['pipeline']}")
+        out.print(f"pipeline: {facts['pipeline']}", soft_wrap=True)
     total = sum(row["writes"] or 0 for row in facts["layers"])
     layers = console.table(
-        "\nLayers", "layer", "op", "stage", "outputs x inputs", "bits", "encoding", "sections", "writes", "share", "rms error",
+        "\nLayers", "layer", "op", "encoding", "bits", "outputs x inputs", "sections", "writes", "share", "rms error",
         text=3,
     )  # fmt: skip
     for row in facts["layers"]:
         groups = f" / {row['groups']}" if row["groups"] > 1 else ""
         layers.add_row(
-            row["name"], row["op_type"], row["stage"], f"{row['outputs']} x {row['inputs']}{groups}",
-            console.count(row["bits"]), row["encoding"] or "-", console.count(row["sections"]), console.count(row["writes"]),
+            row["name"], row["op_type"], row["encoding"] or "-", console.count(row["bits"]),
+            f"{row['outputs']} x {row['inputs']}{groups}", console.count(row["sections"]), console.count(row["writes"]),
             f"{(row['writes'] or 0) / total:.1%}" if total else "-",
             "-" if row["rms_code_error"] is None else f"{row['rms_code_error']:.3g}",
         )  # fmt: skip

@@ -1,0 +1,109 @@
+"""Writes the pages of docs/generated/ from the code: passes, commands, targets.
+
+What those pages say stands in docstrings, fields and TOML comments; the pages are not kept in the repository.
+
+    python docs/generate.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ir.stages import STAGES
+from passes.pipeline import LEVELS
+from passes.table import PASSES, load_pass
+from xbc.cli.main import COMMANDS, cli
+from xbc.cli.passes import describe, example, shown_default
+from xbc.targets import DEFAULT_TARGET, list_targets, load_target, target_text
+
+GENERATED = Path(__file__).parent / "generated"
+
+
+def passes_page() -> str:
+    """One section per pass, in the order of the table."""
+    lines = [
+        "# Passes",
+        "",
+        "A pipeline is text: pass names with options in braces, separated by commas. Every pass takes a module at the "
+        "stage it needs (or a later one) to the stage it makes:",
+        "",
+        f"`{' -> '.join(stage.stage() for stage in STAGES)}`",
+        "",
+        "`xbc passes` lists them, `xbc passes NAME` prints what stands here, `xbc opt` runs any of them on the "
+        "[textual IR](../ir.md).",
+        "",
+        "## Levels",
+        "",
+        "| level | pipeline |",
+        "|---|---|",
+        *(f"| `-O{level}` | `{text}` |" for level, text in LEVELS.items()),
+        "",
+    ]
+    for name in PASSES:
+        facts = describe(load_pass(name))
+        lines += [f"## {name}", "", f"Needs `{facts['requires']}`, makes `{facts['ensures']}`.", ""]
+        lines += [*_manual(facts["manual"]), ""]
+        if facts["options"]:
+            lines += ["| option | type | default |", "|---|---|---|"]
+            for option in facts["options"]:
+                kind = option["type"].replace("|", "\\|")
+                lines.append(f"| `{option['name']}` | {kind} | `{shown_default(option['default'])}` |")
+            lines += ["", f"Example: `{example(facts)}`", ""]
+    return "\n".join(lines)
+
+
+def _manual(text: str) -> list[str]:
+    """A docstring as Markdown: RST literals become code, an indented ``Options:`` list becomes a block."""
+    out: list[str] = []
+    inside = False
+    for line in text.splitlines():
+        heading = line.endswith(":") and not line.startswith(" ") and line[:-1].isalpha()
+        if heading:
+            out += ["", f"**{line[:-1]}**", "", "```text"]
+            inside = True
+        elif inside and line and not line.startswith(" "):
+            out += ["```", "", line.replace("``", "`")]
+            inside = False
+        elif inside:
+            out.append(line.removeprefix("    "))
+        else:
+            out.append(line.replace("``", "`"))
+    return [*out, "```"] if inside else out
+
+
+def commands_page() -> str:
+    """The help text of every command."""
+    lines = ["# Commands", "", "What `xbc --help` and `xbc COMMAND --help` print.", ""]
+    context = click.Context(cli, info_name="xbc", **_wide())
+    lines += ["```text", cli.get_help(context), "```", ""]
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, info_name=name, parent=context, **_wide())
+        lines += [f"## xbc {name}", "", "```text", command.get_help(inner), "```", ""]
+    return "\n".join(lines)
+
+
+def _wide() -> dict[str, int]:
+    return {"terminal_width": 100, "max_content_width": 100}
+
+
+def targets_page() -> str:
+    """The shipped chips with their sources."""
+    lines = ["# Shipped chips", "", f"The default is `{DEFAULT_TARGET}`. Each constant states where it is from.", ""]
+    for name in list_targets():
+        lines += [f"## {name}", "", load_target(name).description + ".", "", "```toml", target_text(name), "```", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write all pages."""
+    GENERATED.mkdir(exist_ok=True)
+    for name, text in {"passes": passes_page(), "commands": commands_page(), "targets": targets_page()}.items():
+        (GENERATED / f"{name}.md").write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""xbc compile: output, JSON, bad input, interruption."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.xbc.cli.conftest import Runner
+
+KEYS = {
+    "model", "target", "weights", "layers", "sections", "loads", "writes", "first_deployment", "reduction", "set",
+    "reset", "wear", "lifetime_inferences", "energy_pj", "time_ns", "row_map_bytes", "unmapped", "seconds", "passes",
+}  # fmt: skip
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_default_output_is_named_after_the_model_and_lies_here(xbc: Runner, model: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "models"
+    elsewhere.mkdir()
+    model.rename(elsewhere / "net.onnx")
+    result = xbc("compile", elsewhere / "net.onnx")
+    assert result.code == 0, result.err
+    assert (tmp_path / "net.xbc" / "manifest.json").is_file()
+    assert "net.onnx on gather-128: 356 weights in 2 layers" in result.out
+    for count in ("full", "natural", "scheduled", "emitted"):
+        assert re.search(rf"^{count} .* [\d,]+ ", result.out, re.MULTILINE)
+
+
+def test_json(xbc: Runner, model: Path) -> None:
+    result = xbc("compile", model, "-O1", "--json")
+    facts = result.json()
+    assert facts.keys() >= KEYS
+    four = {"full", "natural", "scheduled", "emitted"}
+    assert set(facts["writes"]) == set(facts["first_deployment"]) == four
+    assert set(facts["wear"]) == {"max", "p99", "mean"}
+    assert (facts["model"], facts["target"], facts["weights"], facts["layers"]) == ("tiny.onnx", "gather-128", 356, 2)
+    assert facts["sections"] == facts["loads"] == 4 + 5
+    assert facts["writes"]["full"] == 356 * 8
+    assert facts["writes"]["emitted"] == facts["writes"]["scheduled"] == facts["set"] + facts["reset"]
+    assert facts["reduction"] == pytest.approx(facts["writes"]["natural"] / facts["writes"]["emitted"])
+    assert facts["lifetime_inferences"] == pytest.approx(1e6 / facts["wear"]["max"])
+    assert all(step.keys() >= {"name", "seconds", "writes"} for step in facts["passes"])
+    assert facts["passes"][-1]["writes"] == facts["writes"]["emitted"]
+
+
+def test_same_input_same_bytes(xbc: Runner, model: Path, tmp_path: Path) -> None:
+    text = "quantize,encode-signs,slice-bits,form-sections,sort-sections,deal-sections,reprogram{mode=random}"
+    for name, seed, threads in (("a", 3, 1), ("b", 3, 2), ("c", 4, 1)):
+        done = xbc("compile", model, "--passes", text, "--seed", seed, "--threads", threads, "-o", name)
+        assert done.code == 0, done.err
+    a, b, c = (snapshot(tmp_path / name) for name in "abc")
+    assert a == b
+    assert a["program.xir"] != c["program.xir"]
+
+
+def test_the_program_names_no_path_and_no_time(xbc: Runner, model: Path, tmp_path: Path) -> None:
+    assert xbc("compile", model, "-O0", "-o", "out").code == 0
+    manifest = (tmp_path / "out" / "manifest.json").read_text()
+    assert str(tmp_path) not in manifest
+    assert "seconds" not in manifest
+    assert "--target gather-128" in manifest
+
+
+def test_set_and_target_file(xbc: Runner, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "chip.toml").write_text('name = "mine"\nrows = 16\ncolumns = 8\n')
+    facts = xbc("compile", model, "-t", "chip.toml", "--set", "crossbars=3", "-O0", "--json").json()
+    assert facts["target"] == "mine"
+    assert facts["sections"] == 4 + 5 * 4
+
+
+def test_pipeline_without_placement_is_completed_and_says_so(xbc: Runner, model: Path, tmp_path: Path) -> None:
+    text = "quantize{bits=6},slice-bits,form-sections,sort-sections,order-sections"
+    facts = xbc("compile", model, "--passes", text, "--json").json()
+    assert facts["pipeline"] == text + ",deal-sections"
+    assert facts["passes"][-1]["name"] == "deal-sections"
+    assert (tmp_path / "tiny.xbc").is_dir()
+
+
+def test_printing_and_timing_go_to_stderr(xbc: Runner, model: Path) -> None:
+    result = xbc(
+        "compile", model, "-O1", "--json", "--time-passes", "--print-after", "slice-bits", "--print-before", "quantize"
+    )
+    result.json()
+    assert result.err.count("// after slice-bits\nxir ") == 1
+    assert result.err.count("// before quantize\nxir ") == 1
+    assert re.search(r"s +[\d.]+%  quantize$", result.err, re.MULTILINE)
+    every = xbc("compile", model, "-O0", "--print-after", "all", "--quiet")
+    assert every.err.count("// after ") == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-O7"], "unknown level -O7; known: -O0, -O1, -O2"),
+        (["-Ofast"], "'fast' is not a valid integer"),
+        (["-O1", "--passes", "quantize"], "exclude each other"),
+        (["--passes", ""], "the pipeline is empty"),
+        (["--passes", "quantise"], "did you mean 'quantize'"),
+        (["--passes", "quantize{bits=eight}"], "'eight' is not of type int"),
+        (["--passes", "quantize{bits=99}"], "bits"),
+        (["--passes", "quantize{depth=3}"], "no option 'depth'"),
+        (["--passes", "quantize,form-sections"], "pass 'form-sections' needs layers at stage 'sliced'"),
+        (["--passes", "quantize,slice-bits"], "ends at stage 'sliced', a program needs sections: go on with form-sections"),
+        (["--target", "isaac"], "did you mean 'isaac-128'"),
+        (["--target", "none.toml"], "cannot read target file none.toml"),
+        (["--set", "crossbar=4"], "no key 'crossbar'"),
+        (["--set", "crossbars=few"], "crossbars = 'few' must be an int"),
+        (["--set", "columns=4"], "one weight of layer"),
+        (["--seed", "-1"], "-1"),
+        (["--threads", "0"], "0"),
+        (["--nonsense"], "No such option '--nonsense'"),
+        (["--print-after", "sort"], "unknown pass 'sort'"),
+        (["-o", "no/such/folder/out"], "does not exist"),
+        (["-o", "tiny.onnx"], "a file of that name is there"),
+        (["-o", "full"], "it holds other files than a program"),
+    ],
+)
+def test_bad_options(xbc: Runner, model: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    before = snapshot(tmp_path)
+    result = xbc("compile", model, *arguments)
+    assert result.code == 2
+    assert message in result.sentence
+    assert result.out == ""
+    assert snapshot(tmp_path) == before, "something was left behind"
+    assert {p.name for p in tmp_path.iterdir()} == {"full", "tiny.onnx"}
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07\x12"])
+def test_not_a_model(xbc: Runner, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.onnx").write_bytes(content)
+    result = xbc("compile", "bad.onnx")
+    assert result.code == 2
+    assert "bad.onnx" in result.sentence
+    assert {p.name for p in tmp_path.iterdir()} == {"bad.onnx"}
+
+
+def test_missing_model_and_folder(xbc: Runner, tmp_path: Path) -> None:
+    assert "does not exist" in xbc("compile", "absent.onnx").sentence
+    assert "folder" in xbc("compile", tmp_path).sentence
+    assert "MODEL.onnx" in xbc("compile").sentence
+
+
+def test_truncated_model_keeps_the_good_result(xbc: Runner, model: Path, program: Path, tmp_path: Path) -> None:
+    before = snapshot(program)
+    model.write_bytes(model.read_bytes()[:-50])
+    assert xbc("compile", model, "-o", program).code == 2
+    assert snapshot(program) == before
+
+
+def test_a_program_is_replaced(xbc: Runner, model: Path, program: Path) -> None:
+    before = snapshot(program)
+    assert xbc("compile", model, "-O0", "-o", program).code == 0
+    assert snapshot(program) != before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_unwritable_folder(xbc: Runner, model: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    assert "not writable" in xbc("compile", model, "-o", locked / "out").sentence
+
+
+SLOW = """
+import sys, time
+import xbc.cli.main as main
+import xbc.backend.emit as emit
+
+def slow(*arguments, **keywords):
+    print("emitting", flush=True)
+    time.sleep(60)
+
+emit._write_tables = slow
+main.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_in_the_middle(model: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """The signal arrives while the tables are written: one line at most, nothing left, the old result intact."""
+    old = tmp_path / "out"
+    started = subprocess.run(
+        [sys.executable, "-m", "xbc", "compile", model, "-O0", "-o", old], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert started.stderr == b""
+    before = snapshot(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, "compile", str(model), "-O0", "-o", str(old)],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "emitting\n"
+        time.sleep(0.1)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert err.strip() == ("xbc: interrupted" if number == signal.SIGINT else "")
+    assert snapshot(tmp_path) == before
+    assert {p.name for p in tmp_path.iterdir()} == {"out", "tiny.onnx"}

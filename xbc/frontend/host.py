@@ -115,7 +115,8 @@ def host_with_weights(host: onnx.ModelProto, tensors: Mapping[str, Array]) -> on
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
         if array.shape != shape or array.dtype != dtype:
             raise XbcError(
-                f"weights for host input {name!r} are {array.dtype} {list(array.shape)}, it takes {dtype} {list(shape)}"
+                f"weights for host input {name!r} are {array.dtype} {list(array.shape)}, "
+                f"it takes {dtype} {list(shape)}"
             )
         out.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
     kept = [i for i in host.graph.input if i.name not in tensors]

@@ -18,6 +18,7 @@ from ir.module import Host, Layer, Module, Origin, Unmapped
 from ir.stages import Body, Float, Quantized
 from ir.target import Target
 from xbc.frontend.dataflow import layer_edges
+from xbc.frontend.grid import Grid, find_grid
 from xbc.frontend.host import detach_weights, host_sha256, numpy_dtype
 from xbc.frontend.normalise import normalise, unique
 from xbc.frontend.operators import (
@@ -74,6 +75,12 @@ def import_model(
         importer = _Importer(normal.model, normal.folder, Path(path))
         importer.scan(Scope(normal.model.graph, normal.folder, list(normal.model.opset_import)))
         layers, unmapped, edges = importer.finish()
+    notes = list(normal.notes)
+    if importer.on_grid:
+        notes.append(
+            f"{importer.on_grid} layers of this quantised model store their weights as floats that lie exactly "
+            f"on an 8-bit grid; the integers behind them are kept"
+        )
     module = Module(
         name=name or Path(path).stem,
         target=target,
@@ -82,7 +89,7 @@ def import_model(
         host=Host(HOST_FILE, host_sha256(normal.model), source.sha256),
         unmapped=tuple(unmapped),
     )
-    return Imported(module, normal.model, normal.notes)
+    return Imported(module, normal.model, tuple(notes))
 
 
 @dataclass
@@ -95,14 +102,18 @@ class _Importer:
     unmapped: list[Unmapped] = field(default_factory=list)
     layer_names: set[str] = field(default_factory=set)
     values: set[str] = field(default_factory=set)
+    quantised_graph: bool = False
+    on_grid: int = 0
 
     def __post_init__(self) -> None:
+        """Collect what names are taken."""
         self.values = {i.name for i in self.model.graph.input} | {
             t.name for t in self.model.graph.initializer
         }
         for node in walk_nodes(self.model.graph):
             self.values.update(node.input)
             self.values.update(node.output)
+            self.quantised_graph |= node.op_type in ("QuantizeLinear", "DequantizeLinear")
 
     def scan(self, scope: Scope) -> None:
         """Map or list every static-weight node of a graph and its bodies, in order."""
@@ -160,6 +171,9 @@ class _Importer:
             tensor = scope.value(name)
             dtype = tensor.dtype.name
             body = _float(weight, tensor, who)
+            if self.quantised_graph and isinstance(body, Float) and (grid := find_grid(body.values)):
+                body = _on_grid(grid)
+                self.on_grid += 1
         if isinstance(body, str):
             self._list(node, element_count(scope.shape(name) or ()), body)
             return
@@ -201,7 +215,7 @@ class _Importer:
 
 
 def _weight_like(name: str, scope: Scope) -> bool:
-    """Whether a static value can hold weights: floats, or integers of up to 16 bits (wider ones are indices)."""
+    """Whether a static value can hold weights: floats, or integers of up to 16 bits."""
     if not scope.is_static(name):
         return False
     dtype = scope.dtype(name)
@@ -219,13 +233,20 @@ def _float(weight: Weight, tensor: Array, who: str) -> Body | str:
     return Float(values=values)
 
 
+def _on_grid(grid: Grid) -> Body:
+    zero = np.zeros(1, np.int32)
+    limits = np.array([grid.limits], np.int32)
+    return Quantized(codes=grid.codes, scale=grid.scale, zero_point=zero, limits=limits, bits=8, given=True)
+
+
 def _check_finite(values: Array, who: str) -> None:
     # the sum of squares would overflow; min and max carry NaN through
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low) or not np.isfinite(high):
         bad = int(np.count_nonzero(~np.isfinite(values)))
         raise XbcError(
-            f"{who}: {bad} of its {values.size} weights are NaN or infinite (or beyond float32): retrain or repair it"
+            f"{who}: {bad} of its {values.size} weights are NaN or infinite (or beyond float32): "
+            f"retrain or repair the model"
         )
 
 
@@ -247,7 +268,7 @@ def _integer_body(node: onnx.NodeProto, weight: Weight, scope: Scope, integers: 
         try:
             operands.append(array if array.size == 1 else np.broadcast_to(array, integers.shape))
         except ValueError:
-            return f"a scale or zero point of shape {list(array.shape)} does not fit weights of {list(integers.shape)}"
+            return f"scales of shape {list(array.shape)} do not fit weights of shape {list(integers.shape)}"
     scale, zero = operands
     codes = Dequantised(
         integers, integers.dtype, scale.astype(np.float32), zero.astype(np.int32), np.dtype(np.float32)
@@ -272,15 +293,19 @@ def _quantized(weight: Weight, codes: Dequantised, who: str) -> Body | str:
     wide = np.int16 if limits.min() >= -(2**15) and limits.max() < 2**15 else np.int32
     matrix = weight.layout.to_matrix(codes.codes).astype(wide)
     if zero.any():
-        matrix = matrix - zero.astype(wide)[:, None]
+        matrix = np.subtract(matrix, zero.astype(wide)[:, None])
     return Quantized(
-        codes=matrix, scale=scale.astype(np.float32), zero_point=zero.astype(np.int32), limits=limits, bits=bits,
+        codes=matrix,
+        scale=scale.astype(np.float32),
+        zero_point=zero.astype(np.int32),
+        limits=limits,
+        bits=bits,
         given=True,
-    )  # fmt: skip
+    )
 
 
 def _per_output(weight: Weight, array: Array) -> Array | None:
-    """``[1]`` or ``[outputs]`` from one element or a tensor-shaped array; None when it changes along inputs."""
+    """``[1]`` or ``[outputs]`` of an element or a tensor-shaped array; None when it changes along inputs."""
     if array.size == 1:
         return np.asarray(array.reshape(1))
     matrix = weight.layout.to_matrix(array)

@@ -1,13 +1,12 @@
 """Bringing a model into the one form that the importer maps: named nodes, no functions, constants folded.
 
 The graph rewriting itself is onnxruntime's (its BASIC level, run offline): batch normalisations are folded,
-constant expressions become initializers, MatMul + Add becomes Gemm.  Its rewrites of Q/DQ pairs stay off, because
-they would make new codes or move scales; a DequantizeLinear of weights is kept by design.
+constant expressions become initializers, MatMul + Add becomes Gemm.  Its rewrites of Q/DQ pairs stay off,
+because they would make new codes or move scales; a DequantizeLinear of weights is kept by design.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from xbc.frontend.read import (
     walk_graphs,
     walk_nodes,
 )
+from xbc.frontend.statics import bodies
 
 KEEP_QDQ = ["WeightBiasQuantization", "QDQPropagationTransformer", "EnsureUniqueDQForNodeUnit"]
 """onnxruntime optimisers that rewrite quantised graphs."""
@@ -94,7 +94,7 @@ def _fix_initializers(model: onnx.ModelProto) -> int:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Drop what exporters leave for debugging (source lines, stack traces) and spell the ONNX domain one way."""
+    """Drop what exporters leave for debugging (source lines, stack traces); spell the ONNX domain one way."""
     model.doc_string = ""
     for graph in walk_graphs(model.graph):
         graph.doc_string = ""
@@ -148,12 +148,18 @@ def _check_folding(model: onnx.ModelProto) -> None:
         inferred = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True)
     except Exception:  # shape inference is an aid; what it cannot read, onnxruntime judges
         return
-    shapes = {i.name: i.type.tensor_type for i in inferred.graph.value_info if i.type.HasField("tensor_type")}
-    static = {t.name for t in model.graph.initializer} | {
-        t.values.name for t in model.graph.sparse_initializer
+    shapes = {
+        info.name: info.type.tensor_type
+        for graph in walk_graphs(inferred.graph)
+        for info in (*graph.value_info, *graph.output)
+        if info.type.HasField("tensor_type")
     }
-    for node in model.graph.node:
-        if not all(name in static for name in node.input if name) or list(_bodies(node)):
+    static: set[str] = set()
+    for graph in walk_graphs(model.graph):
+        static.update(t.name for t in graph.initializer)
+        static.update(t.values.name for t in graph.sparse_initializer)
+    for node in walk_nodes(model.graph):
+        if not all(name in static for name in node.input if name) or next(bodies(node), None) is not None:
             continue
         static.update(node.output)
         for name in node.output:
@@ -163,13 +169,6 @@ def _check_folding(model: onnx.ModelProto) -> None:
             dims = [dim.dim_value for dim in kind.shape.dim if dim.HasField("dim_value")]
             if len(dims) == len(kind.shape.dim):
                 check_allocation(dims, kind.elem_type, f"constant {name!r} (node {node.name!r})")
-
-
-def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def _optimise(model: onnx.ModelProto, folder: Path, work: Path) -> onnx.ModelProto:

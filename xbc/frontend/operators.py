@@ -1,9 +1,10 @@
 """Which operand of which operator is a weight matrix, and how the matrix lies in it.
 
-A **static-weight node** is a node that contracts an activation with a static tensor (convolutions, matrix products,
-recurrent cells, attention projections, linear classifiers) or looks rows of one up (embedding tables).  Each is
-either mapped or listed with a reason.  Elementwise operators and normalisations with static operands (bias, scale,
-position embedding, mask) hold one weight per output and sum nothing: they are no static-weight nodes.
+A **static-weight node** is a node that contracts an activation with a static tensor (convolutions, matrix
+products, recurrent cells, attention projections, linear classifiers) or looks up its rows (embeddings).
+Each is either mapped or listed with a reason.  Elementwise operators and normalisations with static operands
+(bias, scale, position embedding, mask) hold one weight per output and sum nothing: they are no static-weight
+nodes.
 """
 
 from __future__ import annotations

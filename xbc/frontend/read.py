@@ -156,8 +156,9 @@ def _check_versions(model: onnx.ModelProto, file: Path) -> None:
             and node.domain not in local
         ):
             raise XbcError(
-                f"{file}: node {node.name or node.output[0]!r} uses operator {node.op_type!r} of the unknown domain "
-                f"{node.domain!r}: export the model with standard operators, or with the function's definition inside"
+                f"{file}: node {node.name or node.output[0]!r} uses operator {node.op_type!r} of the unknown "
+                f"domain {node.domain!r}: export the model with standard operators, or with the operator's "
+                f"definition inside as a function"
             )
 
 
@@ -272,7 +273,7 @@ def check_tensor(tensor: TensorProto, folder: Path, where: str) -> None:
             wanted *= 2
     if held != wanted:
         raise XbcError(
-            f"{where} of shape {list(tensor.dims)} needs {wanted} {unit}, the file holds {held}: it is damaged"
+            f"{where} of shape {list(tensor.dims)} needs {wanted} {unit}, the file holds {held}: damaged"
         )
 
 
@@ -314,7 +315,7 @@ def _external(tensor: TensorProto, folder: Path, where: str) -> _External:
     size = real.stat().st_size
     if length != wanted:
         raise XbcError(
-            f"{where} of shape {list(tensor.dims)} needs {wanted} bytes, its external data entry says {length}"
+            f"{where} of shape {list(tensor.dims)} needs {wanted} bytes, its external data says {length}"
         )
     if offset < 0 or offset + length > size:
         raise XbcError(

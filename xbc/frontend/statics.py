@@ -1,8 +1,8 @@
 """Values that are known without running the model: initializers, Constant nodes and expressions of them.
 
 After onnxruntime's folding most constants are plain initializers.  What remains to follow here is a
-DequantizeLinear of weights (kept on purpose) with the reshaping behind it, and, when onnxruntime could not work
-on the graph, expressions of constants.
+DequantizeLinear of weights (kept on purpose) with the reshaping behind it, and, when onnxruntime could not
+work on the graph, expressions of constants.
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ from ir.errors import XbcError
 from xbc.frontend.read import check_allocation, element_count, load_tensor, one_line
 
 FOLDABLE = frozenset(
-    ["Add", "Cast", "CastLike", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Expand", "Flatten", "Floor", "Gather", "Identity", "Mul", "Neg", "Pad", "Pow", "QuantizeLinear", "Range", "Reshape", "Reciprocal", "Shape", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where", "DequantizeLinear"]
-)
+    {
+        "Add", "Cast", "CastLike", "Concat", "Constant", "ConstantOfShape", "DequantizeLinear",
+        "Div", "Expand", "Flatten", "Gather", "Identity", "Mul", "Neg", "Pow", "QuantizeLinear", "Reciprocal",
+        "Reshape", "Shape", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
 """Operators followed through constant expressions; each is a pure function of its inputs."""
 RESHAPING = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 LONGEST_EXPRESSION = 200
@@ -59,6 +63,7 @@ class Scope:
     known: dict[str, bool] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Index the graph."""
         self.initializers = {t.name: t for t in self.graph.initializer}
         self.sparse = {t.values.name: t for t in self.graph.sparse_initializer}
         self.producers = {name: node for node in self.graph.node for name in node.output if name}
@@ -249,8 +254,8 @@ def _dequantise(node: onnx.NodeProto, scope: Scope) -> Dequantised:
             return whole[tuple(slice(0, n) for n in codes.shape)]
         if array.ndim != 1 or not -codes.ndim <= axis < codes.ndim or codes.shape[axis] != array.size:
             raise XbcError(
-                f"node {node.name!r}: a scale of shape {list(array.shape)} does not fit axis {axis} of a tensor of "
-                f"shape {list(codes.shape)}"
+                f"node {node.name!r}: a scale of shape {list(array.shape)} does not fit axis {axis} of "
+                f"a tensor of shape {list(codes.shape)}"
             )
         dims = [1] * codes.ndim
         dims[axis] = array.size
@@ -284,7 +289,7 @@ def dense(sparse: onnx.SparseTensorProto) -> Array:
 def compute(
     node: onnx.NodeProto, inputs: list[Array | None], opsets: list[onnx.OperatorSetIdProto]
 ) -> list[Array]:
-    """Outputs of one foldable node.  Reshaping is numpy's (any element type, views kept), the rest onnx's own.
+    """Outputs of one foldable node: numpy reshapes (any element type, views kept), onnx does the rest.
 
     Raises: XbcError when the node cannot be computed.
     """

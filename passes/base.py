@@ -56,6 +56,10 @@ class Pass(ABC):
     def run(self, module: Module, context: Context) -> Module:
         """The transformed module.  Raises XbcError when the module or the options do not allow it."""
 
+    def accepts(self, body: Body) -> bool:
+        """Whether the pass can work on a layer at this stage."""
+        return isinstance(body, self.requires)
+
     @classmethod
     def options(cls) -> dict[str, tuple[Any, Any]]:
         """Option name (with dashes) -> (type, default)."""

@@ -102,7 +102,7 @@ def run_pipeline(
 
 def _check_requirement(module: Module, step: Pass, done: str) -> None:
     for layer in module.layers:
-        if not isinstance(layer.body, step.requires):
+        if not step.accepts(layer.body):
             raise PassError(
                 f"pass {step.name!r} needs layers at stage {step.requires.stage()!r}, but layer {layer.name!r} is at "
                 f"{layer.body.stage()!r} (passes already run: {done}); {_cure(step)}"

@@ -10,7 +10,7 @@ import numpy as np
 from ir.arrays import Array
 from ir.cells import MAGNITUDE_ENCODINGS
 from ir.module import Layer, Module
-from ir.stages import Float, Quantized
+from ir.stages import Body, Float, Quantized
 from passes.base import Context, Pass, check
 
 Grid = Literal["auto", "magnitude", "signed"]
@@ -46,6 +46,10 @@ class Quantize(Pass):
     def __post_init__(self) -> None:
         check(2 <= self.bits <= 16, f"quantize: bits = {self.bits} is outside 2..16")
         check(50 < self.percentile <= 100, f"quantize: percentile = {self.percentile} is outside 50..100")
+
+    def accepts(self, body: Body) -> bool:
+        """Float layers, and those whose codes the model brings along (they stay as they are)."""
+        return isinstance(body, Float) or type(body) is Quantized
 
     def run(self, module: Module, context: Context) -> Module:
         """Quantises every float layer."""

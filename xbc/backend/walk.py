@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ir.arrays import Array
+from ir.arrays import Array, frozen
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Programmed
@@ -203,7 +203,8 @@ def walk_module(module: Module, order: LoadOrder, wear: Array) -> Iterator[Chunk
         wanted = _wanted(body, part, windows, at)
         n = part.stop - part.start
         counts = np.zeros((n, len(COUNTS)), np.int64)
-        flip = body.flip[part] if body.flip is not None else np.zeros((n, body.group_width), wanted.dtype)
+        plain = np.zeros((n, body.group_width), wanted.dtype)
+        flip = frozen(plain if body.flip is None else body.flip[part])
         verify = body.stored[part] if body.verify is None else body.verify[part]
         used = _walk(
             load, body.crossbar[part], body.inputs[part], body.outputs[part], body.stored[part], wanted, flip,
@@ -225,10 +226,10 @@ def walk_module(module: Module, order: LoadOrder, wear: Array) -> Iterator[Chunk
 
 def _wanted(body: Programmed, part: slice, windows: dict[int, tuple[int, Array]], at: int) -> Array:
     """Wanted words of some sections, computed for many neighbours at once (layers may take turns)."""
-    start, words = windows.get(at, (0, np.zeros(0, np.uint8)))
+    start, words = windows.get(at, (0, np.zeros(0, body.stored.dtype)))
     if part.start < start or part.stop > start + len(words):
         size = max(part.stop - part.start, GROUP_VALUES // max(1, body.rows * body.group_width))
-        start, words = part.start, body.wanted_words(slice(part.start, part.start + size))
+        start, words = part.start, frozen(body.wanted_words(slice(part.start, part.start + size)))
         windows[at] = (start, words)
     if part.stop == body.sections:
         windows.pop(at, None)

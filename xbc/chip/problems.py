@@ -1,0 +1,82 @@
+"""What the virtual chip finds wrong with a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+MOST_KEPT = 200
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One broken promise.
+
+    Fields:
+        file: the file that makes it.
+        message: what is wrong, with the value found and the one expected.
+        load, crossbar, row, column: where, as far as it has a place.
+    """
+
+    file: str
+    message: str
+    load: int | None = None
+    crossbar: int | None = None
+    row: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        """``file, load 3, crossbar 0, row 5, column 1: message``."""
+        places = [(name, getattr(self, name)) for name in ("load", "crossbar", "row", "column")]
+        where = "".join(f", {name} {value}" for name, value in places if value is not None)
+        return f"{self.file}{where}: {self.message}"
+
+
+class Broken(Exception):  # noqa: N818 - not an error of xbc: it ends a replay that cannot go on
+    """The tables contradict their own structure; ``problems`` says where."""
+
+    def __init__(self, *problems: Problem) -> None:
+        """Ends the replay with these findings."""
+        super().__init__(str(problems[0]))
+        self.problems = problems
+
+
+class Findings:
+    """Collects problems: the first ``MOST_KEPT`` are kept, all are counted."""
+
+    def __init__(self) -> None:
+        """Nothing found yet."""
+        self.kept: list[Problem] = []
+        self.count = 0
+
+    def add(self, problem: Problem) -> None:
+        """Takes one problem."""
+        self.count += 1
+        if len(self.kept) < MOST_KEPT:
+            self.kept.append(problem)
+
+    def extend(self, problems: Iterable[Problem]) -> None:
+        """Takes several."""
+        for problem in problems:
+            self.add(problem)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Outcome of ``verify_program``.
+
+    Fields:
+        problems: the first ones found, empty for a sound program.
+        found: how many there are in all (cells and loads counted one by one).
+        facts: what was replayed: loads, writes, SET, RESET, wear, ...
+    """
+
+    problems: tuple[Problem, ...]
+    found: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Nothing was found."""
+        return self.found == 0

@@ -17,10 +17,18 @@ MINIMUM_WIDTH = 120
 """Width of tables that go to a file or a pipe (a terminal has its own)."""
 
 
+class Output(Console):
+    """A console that leaves a reader that has gone (``xbc ... | head``) to the entry point, as plain printing does."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what rich has swallowed."""
+        raise BrokenPipeError
+
+
 def stdout() -> Console:
     """Console for results."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=max(MINIMUM_WIDTH, console.width))
+    console = Output(highlight=False)
+    return console if console.is_terminal else Output(highlight=False, width=max(MINIMUM_WIDTH, console.width))
 
 
 def print_json(value: Any) -> None:

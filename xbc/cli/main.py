@@ -69,12 +69,11 @@ def cli() -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code; nothing escapes but bugs, which are shown whole."""
     try:
-        cli.main(args=arguments, prog_name="xbc", standalone_mode=False)
+        result = cli.main(args=arguments, prog_name="xbc", standalone_mode=False)
         sys.stdout.flush()
+        return result if isinstance(result, int) else 0  # click hands back the code of ctx.exit
     except XbcError as error:
         return _fail(str(error))
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("xbc: interrupted", err=True)
         return INTERRUPTED
@@ -98,7 +97,6 @@ def run(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
         click.echo("xbc: this is a bug in xbc; please report the lines above with the command you gave", err=True)
         return BUG
-    return 0
 
 
 def _fail(message: str) -> int:

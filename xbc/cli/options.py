@@ -31,6 +31,10 @@ threads_option = click.option(
     "--threads", type=click.IntRange(1, 1024), default=lambda: min(os.cpu_count() or 1, 1024), show_default="all cores",
     help="Worker threads; the result does not depend on it.",
 )  # fmt: skip
+limit_option = click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N samples.")
+batch_option = click.option(
+    "--batch", type=click.IntRange(1), metavar="N", help="Samples per run, where the model leaves it free."
+)
 program_argument = click.argument("program", type=click.Path(path_type=Path), metavar="PROGRAM.xbc")
 
 
@@ -39,7 +43,7 @@ def pipeline_options(function: F) -> F:
     for option in reversed([
         click.option("--print-before", metavar="NAME|all", help="Print the IR before a pass (or every pass), on stderr."),
         click.option("--print-after", metavar="NAME|all", help="Print the IR after a pass (or every pass), on stderr."),
-        click.option("--time-passes", is_flag=True, help="Print the seconds and the peak memory of every pass, on stderr."),
+        click.option("--time-passes", is_flag=True, help="Print the seconds of every pass, on stderr."),
         click.option(
             "--verify-each/--no-verify-each", default=True, show_default=True, help="Check the IR after every pass."
         ),

@@ -1,0 +1,86 @@
+"""``xbc evaluate``: accuracy before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xbc.cli import console
+from xbc.cli.options import batch_option, json_option, limit_option, program_argument, quiet_option, threads_option
+
+
+@click.command("evaluate")
+@program_argument
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Set: an .npz file named after the model's inputs, classes in 'labels'.")
+@click.option("--model", type=click.Path(path_type=Path), help="The model that was compiled: the reference. Without it: the quantised model.")
+@click.option("--output", metavar="NAME", help="Output that is classified  [default: the first]")
+@limit_option
+@batch_option
+@threads_option
+@json_option
+@quiet_option
+def command(
+    program: Path, data: Path, model: Path | None, output: str | None, limit: int | None, batch: int | None,
+    threads: int, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Compare the network that the cells hold with the model before compiling, over a set.
+
+    The program is replayed from its files; the levels that then stand in the cells are the weights. With labels the
+    metric is top-1 before and after, with the 95 % interval of the drop; without labels it is the share of equal
+    decisions. The error of the outputs is reported in both cases.
+
+    The reference is the file given with --model (checked against the digest in the manifest). A program does not
+    contain its model, so without --model the reference is the same network with exact codes: what the skipped
+    writes cost, not what quantisation costs.
+
+    \b
+    Examples:
+      xbc evaluate model.xbc --data set.npz --model model.onnx
+      xbc evaluate model.xbc --data set.npz --limit 500 --json
+    """
+    from xbc.backend import Program
+    from xbc.cli.network import check_is_the_model, exact_model, read_set, replayed_model
+    from xbc.simulate.ideal import evaluate
+
+    opened = Program.open(program)
+    if model is not None:
+        check_is_the_model(opened, model)
+    with console.progress_bars(quiet) as progress:
+        compiled = replayed_model(opened, progress)
+        sets = read_set(data, compiled, limit)
+        reference = model if model is not None else exact_model(opened)
+        facts = evaluate(
+            reference, compiled, sets, output=output, threads=threads, batch=batch, progress=progress
+        )  # fmt: skip
+    notes = facts.pop("notes")
+    facts["reference_is"] = "model" if model is not None else "exact-codes"
+    facts["fidelity"] = "ideal"
+    for sentence in notes:
+        console.note(f"xbc: note: {sentence}", quiet)
+    if as_json:
+        console.print_json(facts)
+    else:
+        click.echo("\n".join(sentences(facts, model)))
+
+
+def sentences(facts: dict[str, Any], model: Path | None) -> list[str]:
+    """The comparison for people."""
+    origin = f"{model}" if model is not None else "the same network with exact codes (give --model for the original)"
+    lines = [f"reference: {origin}", f"samples: {facts['samples']:,}"]
+    if facts["metric"] == "top-1":
+        low, high = (100 * bound for bound in facts["interval"])
+        lines.append(
+            f"top-1: {100 * facts['reference']:.2f} % before, {100 * facts['compiled']:.2f} % after: drop "
+            f"{100 * facts['drop']:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
+        )
+    if facts["agreement"] is not None:
+        lines.append(f"equal decisions: {100 * facts['agreement']:.2f} %")
+    lines.append(
+        f"error of {facts['output']!r}: rms {facts['rms_error']:.3g}, largest {facts['max_abs_error']:.3g} "
+        f"(rms of the output {facts['rms_reference']:.3g})"
+    )
+    if facts.get("non_finite"):
+        lines.append(f"{facts['non_finite']:,} values are infinite or NaN in one of the two only")
+    return lines

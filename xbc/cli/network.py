@@ -1,0 +1,72 @@
+"""What ``simulate`` and ``evaluate`` share: the network with the weights that the replayed cells hold."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from ir.arrays import Array
+from ir.errors import XbcError
+from ir.stages import Quantized
+from passes.base import Progress
+from xbc.backend import Program
+from xbc.chip import effective_codes
+from xbc.simulate.data import DataSet, load_data
+from xbc.simulate.host import Port
+from xbc.simulate.ideal import compiled_model
+
+
+def replayed_model(program: Program, progress: Progress) -> onnx.ModelProto:
+    """The network as the chip computes it after a replay of the emitted files."""
+    codes = effective_codes(program, progress)
+    return compiled_model(onnx.load_from_string(program.host_bytes()), program.layers, codes)
+
+
+def exact_model(program: Program) -> onnx.ModelProto:
+    """The network with the codes that were wanted: the quantised model, before any write was skipped."""
+    codes = {layer.name: layer.at(Quantized).codes for layer in program.module().layers}
+    return compiled_model(onnx.load_from_string(program.host_bytes()), program.layers, codes)
+
+
+def check_is_the_model(program: Program, model: Path) -> None:
+    """Raises XbcError unless ``model`` is the file that was compiled."""
+    try:
+        with model.open("rb") as handle:
+            found = hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise XbcError(f"{model} cannot be read: {error.strerror}") from None
+    wanted = program.manifest["model"]["sha256"]
+    if found != wanted:
+        raise XbcError(
+            f"{model} is not the model that {program.folder} was compiled from: its SHA-256 is {found[:12]}..., "
+            f"the manifest says {str(wanted)[:12]}..."
+        )
+
+
+def ports_of(model: onnx.ModelProto) -> list[Port]:
+    """The inputs that a set has to give."""
+    held = {tensor.name for tensor in model.graph.initializer}
+    ports = []
+    for value in model.graph.input:
+        if value.name not in held:
+            kind = value.type.tensor_type
+            dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+            name = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name if kind.elem_type else "any"
+            ports.append(Port(value.name, name, dims))
+    return ports
+
+
+def read_set(path: Path, model: onnx.ModelProto, limit: int | None) -> DataSet:
+    """The set, at most its first ``limit`` samples."""
+    data = load_data(path, ports_of(model))
+    if limit is None:
+        return data
+
+    def cut(array: Array) -> Array:
+        return array[:limit] if array.ndim else array
+
+    inputs = {name: cut(array) for name, array in data.inputs.items()}
+    return DataSet(inputs, None if data.labels is None else cut(data.labels))

@@ -1,0 +1,99 @@
+"""``xbc simulate``: run the network with what the cells hold."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ir.errors import XbcError
+from xbc.cli import console
+from xbc.cli.options import batch_option, json_option, limit_option, program_argument, quiet_option, threads_option
+
+if TYPE_CHECKING:
+    from ir.arrays import Array
+
+
+@click.command("simulate")
+@program_argument
+@click.option("--inputs", type=click.Path(path_type=Path), required=True, help="Inputs: an .npz file named after the model's.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the outputs to this .npz file.")
+@limit_option
+@batch_option
+@threads_option
+@json_option
+@quiet_option
+def command(
+    program: Path, inputs: Path, output: Path | None, limit: int | None, batch: int | None, threads: int,
+    as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Run the network with the weights that the cells hold after a replay of the program.
+
+    The fidelity is ideal: exact arithmetic on the stored levels, in onnxruntime.
+
+    \b
+    Examples:
+      xbc simulate model.xbc --inputs x.npz -o y.npz
+      xbc simulate model.xbc --inputs set.npz --limit 10 --json
+    """
+    from xbc.backend import Program
+    from xbc.cli.network import read_set, replayed_model
+    from xbc.simulate.ideal import simulate
+
+    if output is not None and not output.absolute().parent.is_dir():
+        raise XbcError(f"cannot write {output}: the folder {output.absolute().parent} does not exist")
+    opened = Program.open(program)
+    with console.progress_bars(quiet) as progress:
+        model = replayed_model(opened, progress)
+        data = read_set(inputs, model, limit)
+        outputs = simulate(model, data, threads=threads, batch=batch, progress=progress)
+    if output is not None:
+        write_npz(output, outputs)
+    facts = [describe(name, array) for name, array in outputs.items()]
+    if as_json:
+        console.print_json({"outputs": facts, "fidelity": "ideal", "output": None if output is None else str(output)})
+        return
+    table = console.table("", "output", "type", "shape", "min", "max", "rms", text=2)
+    for entry in facts:
+        table.add_row(entry["name"], entry["dtype"], str(entry["shape"]), *(f"{entry[k]:.4g}" for k in ("min", "max", "rms")))
+    console.stdout().print(table)
+    if output is not None:
+        console.note(f"wrote {output}", quiet)
+
+
+def describe(name: str, array: Array) -> dict[str, object]:
+    """Shape and range of an output."""
+    import numpy as np
+
+    values = array.astype(np.float64) if array.size else np.zeros(1)
+    return {
+        "name": name,
+        "dtype": array.dtype.name,
+        "shape": list(array.shape),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "rms": float(np.sqrt(np.mean(values**2))),
+    }
+
+
+def write_npz(path: Path, arrays: dict[str, Array]) -> None:
+    """The arrays as an .npz file that appears whole or not at all."""
+    import numpy as np
+
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.absolute().parent)
+    try:
+        with os.fdopen(handle, "wb") as raw, zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
+            for key, array in arrays.items():
+                with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

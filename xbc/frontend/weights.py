@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ir.arrays import F32, Array
+from ir.layout import Layout
 from ir.module import Layer, Module
 from ir.stages import Float, Quantized
 from xbc.frontend.host import numpy_dtype
@@ -18,7 +19,6 @@ def layer_tensor(layer: Layer, codes: Array | None = None) -> Array:
     Args:
         layer: at any stage.
         codes: ``[outputs, inputs]`` effective codes; None: the layer's own weights as imported or quantised.
-    A float tensor is ``code * scale`` in float32, then cast; an integer one ``code + zero_point``.
     Raises: ValueError for codes on an unquantised layer, of a wrong shape, or outside the integer type.
     """
     body = layer.body
@@ -30,13 +30,27 @@ def layer_tensor(layer: Layer, codes: Array | None = None) -> Array:
     codes = body.codes if codes is None else codes
     if codes.shape != body.shape:
         raise ValueError(f"layer {layer.name!r}: codes are {codes.shape}, the matrix is {body.shape}")
-    if is_integer(layer.origin.dtype):
-        stored = codes.astype(np.int32) + body.zero_point[:, None]
-        low, high = integer_range(dtype)
+    return codes_tensor(codes, body.scale, body.zero_point, layer.origin.dtype, layer.origin.layout)
+
+
+def codes_tensor(codes: Array, scale: Array, zero_point: Array, dtype: str, layout: Layout) -> Array:
+    """The host tensor of integer codes.
+
+    Args:
+        codes: ``[outputs, inputs]``.
+        scale, zero_point: ``[1]`` or ``[outputs]``.
+        dtype: ``Origin.dtype``; a float tensor is ``code * scale`` in float32, then cast; an integer one
+            ``code + zero_point``.
+    Raises: ValueError for codes outside the integer type.
+    """
+    kind = numpy_dtype(dtype)
+    if is_integer(dtype):
+        stored = codes.astype(np.int32) + zero_point[:, None]
+        low, high = integer_range(kind)
         if stored.size and (stored.min() < low or stored.max() > high):
-            raise ValueError(f"layer {layer.name!r}: a code leaves the range of {layer.origin.dtype}")
-        return layer.origin.layout.to_tensor(stored.astype(dtype))
-    return layer.origin.layout.to_tensor((codes.astype(np.float32) * body.scale[:, None]).astype(dtype))
+            raise ValueError(f"a code leaves the range of {dtype}")
+        return layout.to_tensor(stored.astype(kind))
+    return layout.to_tensor((codes.astype(np.float32) * scale[:, None]).astype(kind))
 
 
 def module_tensors(module: Module, codes: Mapping[str, Array] | None = None) -> dict[str, Array]:

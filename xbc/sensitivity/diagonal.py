@@ -1,0 +1,275 @@
+"""The diagonal second derivative of the loss in every crossbar weight (SWIM, arXiv 2202.08395).
+
+One forward pass by onnxruntime with its intermediate values kept, one backward pass of the recursion in
+``rules``.  Sensitivities are averages over samples, of ``d2 loss / d weight2`` with the weight in the
+model's own units (not codes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import numpy_helper
+from scipy import special
+
+from ir.arrays import F32, Array
+from ir.errors import XbcError
+from ir.module import Layer
+from ir.stages import Quantized
+from xbc.frontend import Imported, module_tensors
+from xbc.sensitivity.elementwise import SLOPES
+from xbc.sensitivity.graph import Plan, Region, make_plan
+from xbc.sensitivity.rules import Rule, Step, rules, unbroadcast
+
+Loss = Literal["cross-entropy", "empirical", "squared"]
+BUDGET_BYTES = 512 << 20
+"""Intermediate values of one batch that are kept at a time (at least one sample is)."""
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """What ``sens.npz`` holds.
+
+    Fields:
+        layers: layer name -> float32 ``[outputs, inputs]``, never negative.
+        model_sha256: of the ONNX file they belong to.
+        samples: how many samples they average.
+        loss: which loss.
+    """
+
+    layers: dict[str, F32]
+    model_sha256: str
+    samples: int
+    loss: str
+
+
+def seed_curvature(logits: Array, labels: Array | None, loss: Loss) -> Array:
+    """``S`` of the loss in the logits ``[batch, classes]``.
+
+    ``cross-entropy``: q (1 - q) with q = softmax(logits), the exact diagonal of the Hessian; it does not
+    depend on the label, and is the mean of (q - onehot(label))**2 over labels drawn from the model's own q.
+    ``empirical``: (q - onehot(label))**2 with the given labels.  ``squared``: 1, of half the squared error.
+    """
+    if loss == "squared":
+        return np.ones(logits.shape, np.float32)
+    q = special.softmax(logits.astype(np.float64), axis=1)
+    if loss == "cross-entropy":
+        return np.asarray((q * (1 - q)).astype(np.float32))
+    assert labels is not None
+    q[np.arange(len(q)), labels] -= 1
+    return np.asarray((q * q).astype(np.float32))
+
+
+def model_sensitivities(
+    model: Imported,
+    x: Array,
+    labels: Array | None = None,
+    *,
+    loss: Loss = "cross-entropy",
+    progress: Callable[[str, int, int], None] | None = None,
+    threads: int = 0,
+) -> Sensitivities:
+    """Sensitivities of every layer of an imported model.
+
+    Args:
+        x: ``[samples, ...]`` inputs of the model's one data input.
+        labels: ``[samples]`` class indices; needed by ``empirical``, checked whenever given.
+        threads: of onnxruntime, 0: its own choice.
+    Memory: the sensitivities, the weights, and the intermediate values of one batch (``BUDGET_BYTES``).
+    Raises: XbcError for inputs or labels that do not fit the model, or an operator without a rule.
+    """
+    engine = _Engine(model, loss, threads)
+    engine.check_inputs(x, labels)
+    totals = {layer.name: np.zeros(layer.origin.layout.shape, np.float64) for layer in model.module.layers}
+    done = 0
+    for part in engine.batches(x):
+        found = engine.run(x[part], None if labels is None else labels[part])
+        for layer in model.module.layers:
+            totals[layer.name] += found[layer.origin.tensor]
+        done = part.stop
+        if progress:
+            progress("sensitivity", done, len(x))
+    layers = {layer.name: _as_matrix(layer, totals.pop(layer.name) / len(x)) for layer in model.module.layers}
+    return Sensitivities(layers, model.module.host.model_sha256, len(x), loss)
+
+
+def _as_matrix(layer: Layer, total: Array) -> F32:
+    """``[outputs, inputs]``, per unit of weight (an integer tensor's curvature is per code)."""
+    matrix = layer.origin.layout.to_matrix(total)
+    if not layer.origin.dtype.startswith(("float", "bfloat")):
+        scale = layer.at(Quantized).scale.astype(np.float64)
+        matrix = matrix / np.square(scale.reshape(-1, 1))
+    return np.asarray(matrix.astype(np.float32))
+
+
+class _Engine:
+    """A host graph with the values that the backward pass reads as extra outputs."""
+
+    def __init__(self, model: Imported, loss: Loss, threads: int) -> None:
+        self.loss = loss
+        self.graph = model.host.graph
+        self.weights = module_tensors(model.module)
+        self.opset = max(
+            (o.version for o in model.host.opset_import if o.domain in ("", "ai.onnx")), default=17
+        )
+        self.plan: Plan = make_plan(self.graph, set(self.weights), strip_softmax=loss != "squared")
+        self.rules: dict[str, Rule] = rules()
+        self.constants = {
+            t.name: numpy_helper.to_array(t)
+            for t in self.graph.initializer
+            if t.name in set(self.plan.tensors)
+        }
+        data = [
+            i for i in self.graph.input if i.name not in self.weights and i.name not in self._initialisers()
+        ]
+        if len(data) != 1:
+            raise XbcError(
+                f"sensitivity: the model has {len(data)} data inputs; models with one are supported"
+            )
+        self.input = data[0]
+        self.computed = [
+            name
+            for name in self.plan.tensors
+            if name not in self.weights and name not in self.constants and name != self.input.name
+        ]
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        tapped = onnx.ModelProto()
+        tapped.CopyFrom(model.host)
+        present = {o.name for o in tapped.graph.output}
+        for name in self.computed:
+            if name not in present:
+                tapped.graph.output.append(onnx.ValueInfoProto(name=name))
+        self.session = ort.InferenceSession(
+            tapped.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def _initialisers(self) -> set[str]:
+        return {t.name for t in self.graph.initializer}
+
+    @property
+    def shape(self) -> list[int]:
+        """Of the data input, 0 where dynamic."""
+        return [d.dim_value for d in self.input.type.tensor_type.shape.dim]
+
+    def check_inputs(self, x: Array, labels: Array | None) -> None:
+        """Raises XbcError for data that does not fit."""
+        shape = self.shape
+        if x.ndim != len(shape) or any(s and s != n for s, n in zip(shape[1:], x.shape[1:], strict=True)):
+            shown = [s or "any" for s in shape]
+            raise XbcError(
+                f"sensitivity: the data has shape {list(x.shape)}, the model's input "
+                f"{self.input.name!r} {shown}"
+            )
+        if not len(x):
+            raise XbcError("sensitivity: the data holds no samples")
+        if shape[0] > 1 and len(x) % shape[0]:
+            raise XbcError(
+                f"sensitivity: the model takes batches of {shape[0]}, the data holds {len(x)} samples"
+            )
+        if labels is None:
+            if self.loss == "empirical":
+                raise XbcError("sensitivity: loss=empirical needs labels: add an array y to the data")
+            return
+        if labels.shape != (len(x),) or labels.dtype.kind not in "iu":
+            raise XbcError(
+                f"sensitivity: the labels are {labels.dtype} of shape {list(labels.shape)}; wanted: one "
+                f"integer class for each of the {len(x)} samples"
+            )
+
+    def batches(self, x: Array) -> Iterator[slice]:
+        """Parts of the data whose intermediate values fit the budget."""
+        fixed = self.shape[0]
+        size = fixed
+        if not fixed:
+            once = self.forward(x[:1])
+            size = max(1, min(64, BUDGET_BYTES // max(1, sum(v.nbytes for v in once.values()))))
+        for start in range(0, len(x), size):
+            yield slice(start, min(start + size, len(x)))
+
+    def forward(self, x: Array) -> dict[str, Array]:
+        """Values of the plan's computed tensors."""
+        feeds = {**self.weights, self.input.name: x.astype(_dtype(self.input))}
+        try:
+            values = self.session.run(self.computed, feeds)
+        except Exception as error:  # onnxruntime has no narrower base class
+            first = str(error).strip().splitlines()[-1]
+            raise XbcError(f"sensitivity: onnxruntime cannot run the model on this data: {first}") from None
+        return dict(zip(self.computed, values, strict=True))
+
+    def run(self, x: Array, labels: Array | None) -> dict[str, Array]:
+        """``S`` of every weight tensor, summed over the batch."""
+        values = {**self.constants, **self.weights, self.input.name: x, **self.forward(x)}
+        logits = values[self.plan.logits]
+        if logits.ndim != 2 and self.loss != "squared":
+            raise XbcError(
+                f"sensitivity: the loss {self.loss!r} needs logits [batch, classes]; {self.plan.logits!r} "
+                f"has shape {list(logits.shape)}: use loss=squared"
+            )
+        if labels is not None and self.loss != "squared":
+            classes = logits.shape[1]
+            bad = (labels < 0) | (labels >= classes)
+            if bad.any():
+                raise XbcError(
+                    f"sensitivity: label {labels[bad][0]} is out of range, the model has {classes} classes"
+                )
+        curvature: dict[str, Array] = {self.plan.logits: seed_curvature(logits, labels, self.loss)}
+        for step in self.plan.steps:
+            if isinstance(step, Region):
+                self._region(step, values, curvature)
+            else:
+                self._node(step, values, curvature)
+        return {name: curvature.get(name, np.zeros((), np.float32)) for name in self.weights}
+
+    def _step(self, at: int, values: dict[str, Array], curvature: dict[str, Array]) -> Step:
+        node = self.graph.node[at]
+        return Step(
+            node=node,
+            inputs=[values[name] if name else None for name in node.input],
+            outputs=[values[name] for name in node.output if name],
+            curvature=[curvature.get(name) for name in node.output if name],
+            wanted=[name in self.plan.active for name in node.input],
+            opset=self.opset,
+        )
+
+    def _node(self, at: int, values: dict[str, Array], curvature: dict[str, Array]) -> None:
+        step = self._step(at, values, curvature)
+        if all(s is None for s in step.curvature):
+            return
+        for name, found in zip(step.node.input, self.rules[step.node.op_type](step), strict=False):
+            if found is not None and name in self.plan.active:
+                _add(curvature, name, found)
+        for name in step.node.output:
+            curvature.pop(name, None)
+
+    def _region(self, region: Region, values: dict[str, Array], curvature: dict[str, Array]) -> None:
+        """Forward-mode slope of the whole region, squared."""
+        s = curvature.pop(region.result, None)
+        if s is None:
+            return
+        slopes: dict[str, Array] = {region.source: np.ones((), np.float32)}
+        for at in region.nodes:
+            step = self._step(at, values, {})
+            parts = SLOPES[step.node.op_type](step)
+            total: Array | float = 0.0
+            for name, part in zip(step.node.input, parts, strict=False):
+                if name in slopes:
+                    total = total + part * slopes[name]
+            slopes[step.node.output[0]] = np.asarray(total, np.float32)
+        found = s * np.square(slopes[region.result])
+        _add(curvature, region.source, unbroadcast(np.asarray(found), values[region.source].shape))
+
+
+def _add(curvature: dict[str, Array], name: str, found: Array) -> None:
+    curvature[name] = curvature[name] + found if name in curvature else found
+
+
+def _dtype(value: onnx.ValueInfoProto) -> np.dtype[np.generic]:
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))

@@ -1,0 +1,7 @@
+"""Training on crossbars: ``pip install xbc[train]`` (torch).
+
+Modules: ``devices`` (the array, numpy), ``converters`` (DAC and ADC), ``layers`` (layers whose products run
+    on devices), ``optimizer`` (digital accumulators around any torch optimiser), ``quantized`` (uniformly
+    scaled and unipolar quantisation-aware training), ``export`` (ONNX with the codes that the devices
+    hold).
+"""

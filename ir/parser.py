@@ -46,6 +46,7 @@ _STRING = re.compile(r'"(?:[^"\\\n]|\\[^\n])*"')
 _WORD = re.compile(r'[^\s,"#@={}\[\]]+')
 _INTEGER = re.compile(r"[+-]?\d{1,30}")
 _FLOAT = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|nan)")
+_ITEM = "a field, a record or '}'"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{16}")
 _INLINE = re.compile(r'(?:[^"{}#]|#[^\n]*)*')
 _COMMENT = re.compile(r"#[^\n]*")
@@ -131,17 +132,17 @@ class _Parser:
     def found(self) -> str:
         """The next token, for messages."""
         self.skip()
-        match = _STRING.match(self.text, self.at) or _WORD.match(self.text, self.at)
-        token = match[0] if match else self.text[self.at : self.at + 1]
-        if not token:
-            return "the end of the text"
-        return token if token.startswith('"') else repr(token[:40])
+        if string := _STRING.match(self.text, self.at):
+            return string[0][:40]
+        word = _WORD.match(self.text, self.at)
+        token = word[0] if word else self.text[self.at : self.at + 1]
+        return repr(token[:40]) if token else "the end of the text"
 
     def unknown(self, what: str, name: str, known: Iterable[str], line: int) -> NoReturn:
         names = list(known)
-        near = difflib.get_close_matches(name, names, 1)
+        near = difflib.get_close_matches(name[:40], names, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        self.fail(f"unknown {what} {name!r}{hint} (known: {', '.join(names)})", line)
+        self.fail(f"unknown {what} {name[:40]!r}{hint} (known: {', '.join(names)})", line)
 
     # -- tokens --------------------------------------------------------------------------------------------
 
@@ -215,7 +216,7 @@ class _Parser:
         self.expect("{")
         while not self.take("}"):
             line = self.line()
-            name = self.word("a field, a record or '}'")
+            name = self.word(_ITEM)
             if self.take("="):
                 if name not in shape.values:
                     self.unknown("field", name, shape.values, line)
@@ -232,6 +233,8 @@ class _Parser:
                     values[slot.field] = item
             elif name in shape.values:
                 self.fail(f"expected '=' after {name!r}, found {self.found()}", line)
+            elif not name.isidentifier() or not shape.slots:
+                self.fail(f"expected {_ITEM}, found {name[:40]!r}", line)
             else:
                 self.unknown("record", name, shape.slots, line)
         for name in shape.required:
@@ -322,9 +325,9 @@ class _Parser:
             wide = np.array([float(word) for word in words], np.float64)
             with np.errstate(over="ignore"):
                 array = wide.astype(dtype)
-            bad = np.flatnonzero(np.isinf(array) & np.isfinite(wide))
-            if bad.size:
-                self.fail(f"{what}: {words[bad[0]]} is outside the range of {dtype.name}", line)
+            for i in np.flatnonzero(np.isinf(array)):
+                if "inf" not in words[i]:
+                    self.fail(f"{what}: {words[i][:40]} is outside the range of {dtype.name}", line)
             return array
         low, high = (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
         values = [int(word) for word in words]

@@ -178,8 +178,8 @@ class Target:
             raise self._bad(
                 "encoding", "= 'driver' needs outputs_per_section = 1: a row driver has one sign for its row"
             )
-        if not self.endurance > 0:
-            raise self._bad("endurance", f"= {self.endurance} must be positive")
+        if not 0 < self.endurance < float("inf"):
+            raise self._bad("endurance", f"= {self.endurance} must be positive and finite")
         for section in (self.write, self.read, self.converters, self.device):
             table = type(section).__name__.lower()
             for f in dataclasses.fields(section):
@@ -271,7 +271,7 @@ def _convert(value: Any, hint: Any, who: str, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise XbcError(f"{who}: {key} must be a table")
         return _build(typing.cast(type, hint), value, who, key + ".")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and type(value) is int and abs(value) < 10**300:
         return float(value)
     if isinstance(hint, types.GenericAlias):
         if not isinstance(value, (list, tuple)) or not all(

@@ -112,7 +112,8 @@ class _Printer:
         one = f"{head} {{{', '.join(rows)}}}"
         if len(one) <= room:
             return [one]
-        return [f"{head} {{", *(line for row in rows for line in _wrapped(row)), "}"]
+        lines = [line for row in rows[:-1] for line in _wrapped(row + ",")] + _wrapped(rows[-1])
+        return [f"{head} {{", *lines, "}"]
 
 
 def _wrapped(text: str) -> list[str]:

@@ -61,9 +61,8 @@ def _check_bits(words: Array, cells: CellFormat, code: str, does: str, found: Fi
     hit = first_hit(len(words), words[0].size, lambda part: words[part] > top)
     assert hit is not None
     s, r, g = hit.index
-    found.add(
-        code, f"section {s}, row {r}, group {g} {does} {words[hit.index]} of {cells.word_bits} bits{hit.more}"
-    )
+    where = f"section {s}, row {r}, group {g}"
+    found.add(code, f"{where} {does} {words[hit.index]}, words have {cells.word_bits} bits{hit.more}")
 
 
 def _check_undriven(body: Programmed, found: Findings) -> None:

@@ -164,7 +164,7 @@ def check_sliced(body: Sliced, target: Target, found: Findings) -> None:
     if body.bits_per_cell > target.bits_per_cell:
         found.add(
             "bits-per-cell",
-            f"bits_per_cell = {body.bits_per_cell}, the target's cells hold {target.bits_per_cell} bits",
+            f"bits_per_cell = {body.bits_per_cell}, the target's cells hold {target.bits_per_cell}",
         )
     width = body.group_width if isinstance(body, Sectioned) else 1
     if body.cells.columns * width > target.columns:

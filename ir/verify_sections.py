@@ -23,10 +23,10 @@ def check_sections(body: Sectioned, groups: int, target: Target, found: Findings
     bad = np.flatnonzero(body.rank < 0)
     if bad.size:
         found.add("rank", f"section {bad[0]} has rank {body.rank[bad[0]]}")
-    _check_polarity(body, found)
-    in_range = _check_outputs(body, groups, found)
-    in_range = _check_inputs(body, found) and in_range
-    if not in_range:
+    sound = _check_polarity(body, found)
+    sound = _check_outputs(body, groups, found) and sound
+    sound = _check_inputs(body, found) and sound
+    if not sound:
         return
     if target.routing == "block":
         _check_block(body, found)
@@ -35,7 +35,7 @@ def check_sections(body: Sectioned, groups: int, target: Target, found: Findings
     _check_placement(body, found)
 
 
-def _check_polarity(body: Sectioned, found: Findings) -> None:
+def _check_polarity(body: Sectioned, found: Findings) -> bool:
     split = body.encoding == "split"
     bad = np.flatnonzero(np.abs(body.polarity.astype(np.int16)) != int(split))
     if bad.size:
@@ -44,6 +44,7 @@ def _check_polarity(body: Sectioned, found: Findings) -> None:
             "polarity",
             f"section {bad[0]} has polarity {body.polarity[bad[0]]}, {body.encoding} sections have {wanted}",
         )
+    return not bad.size
 
 
 def _check_outputs(body: Sectioned, groups: int, found: Findings) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,14 @@ def test_every_invariant_has_an_invalid_module() -> None:
         file.read_text(encoding="utf-8").split("\n", 1)[0].rpartition("[")[2].rstrip("]") for file in INVALID
     }
     assert codes == set(INVARIANTS)
+
+
+def test_the_documented_table_is_the_list_of_invariants() -> None:
+    page = Path(__file__).parents[2] / "docs" / "ir.md"
+    rows = re.findall(
+        r"^\| `([a-z-]+)` \| (.*) \|$", page.read_text(encoding="utf-8").split("## Invariants")[1], re.M
+    )
+    assert dict(rows) == INVARIANTS
 
 
 @given(modules())

@@ -7,7 +7,6 @@ Everything here is integer arithmetic.  A column sum is counted in level units: 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -37,6 +36,14 @@ class Coding:
     def magnitude(self) -> int:
         """Largest absolute value of a code."""
         return max(-self.low, self.high)
+
+    @property
+    def dtype(self) -> type[np.integer]:
+        """Narrowest type that holds every code."""
+        for kind in (np.uint8, np.int8, np.uint16, np.int16):
+            if np.iinfo(kind).min <= self.low and self.high <= np.iinfo(kind).max:
+                return kind
+        return np.int32
 
 
 @dataclass(frozen=True)
@@ -176,14 +183,20 @@ class InputScale:
     scale: Array
     zero_point: Array
 
+    def part(self, samples: slice) -> InputScale:
+        """The grid of some of the samples."""
+        if not np.ndim(self.scale):
+            return self
+        return InputScale(self.coding, self.scale[samples], self.zero_point[samples])
+
     def codes(self, values: Array) -> Array:
-        """int32 codes of float values whose first axis are the samples (when there are several scales)."""
+        """Codes, in the narrowest type, of float values ``[samples, ...]``."""
         shape = (-1,) + (1,) * (values.ndim - 1) if np.ndim(self.scale) else ()
         scale, zero = np.reshape(self.scale, shape), np.reshape(self.zero_point, shape)
         scaled = np.rint(values / scale)
         scaled += zero
         np.clip(scaled, self.coding.low, self.coding.high, out=scaled)
-        return np.asarray(scaled.astype(np.int32))
+        return np.asarray(scaled.astype(self.coding.dtype))
 
 
 def fit_inputs(low: Array, high: Array, converters: Converters) -> InputScale:
@@ -221,11 +234,3 @@ def check_converters(converters: Converters) -> Converters:
             f"a DAC cannot apply more bits than an input has; lower dac_bits or raise input_bits"
         )
     return converters
-
-
-def replace_settings(converters: Converters, settings: dict[str, Any]) -> Converters:
-    """A copy with some fields replaced (the sweep's way), checked like a target's."""
-    changed = Target("converters", 1, 1).override(
-        {f"converters.{key}": value for key, value in {**vars(converters), **settings}.items()}
-    )
-    return check_converters(changed.converters)

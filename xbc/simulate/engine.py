@@ -7,7 +7,6 @@ The remaining columns are simulated read by read (``engine_kernels.convert_colum
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +30,10 @@ TILE_CELLS = 768
 
 class Multiplier(Protocol):
     """What the network simulator needs of a layer, whatever the fidelity."""
+
+    @property
+    def effective(self) -> Array:
+        """``[outputs, inputs]`` int32 codes that the cells stand for."""
 
     def product(self, codes: Array, coding: Coding) -> Array:
         """``[groups, inputs, vectors]`` integer codes to ``[outputs, vectors]`` float64 products."""
@@ -150,6 +153,11 @@ class IntegerEngine:
             factor[body.cells.levels(body.flip) > 0] *= -1
         factor[body.outputs < 0] = 0
         return factor
+
+    def set_ranges(self, calibrated: tuple[int, ...]) -> None:
+        """Fixes the calibrated ADC ranges."""
+        self.calibrated = calibrated
+        self._plans.clear()
 
     def plan(self, coding: Coding) -> Plan:
         """The (kept) plan for inputs of this coding."""
@@ -336,8 +344,3 @@ class IntegerEngine:
             np.empty(x.shape[1], sum_type), np.empty(body.rows, sum_type), histogram,
         )  # fmt: skip
         return histogram
-
-
-def with_adc(converters: Converters, **settings: object) -> Converters:
-    """A copy of the converter settings with some fields replaced."""
-    return dataclasses.replace(converters, **settings)  # type: ignore[arg-type]

@@ -1,0 +1,234 @@
+"""A whole network on crossbars: the emitted program at converter or device fidelity."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ir.arrays import Array
+from ir.errors import XbcError
+from ir.module import Layer, Module
+from ir.stages import Programmed
+from ir.target import Converters, Target
+from xbc.frontend.weights import layer_tensor
+from xbc.simulate.converters import Coding, InputScale, check_converters
+from xbc.simulate.engine import IntegerEngine, Multiplier
+from xbc.simulate.host import HostSession, Port, Progress, _port
+from xbc.simulate.layer import Extremes, LayerSimulator, Signal
+from xbc.simulate.partition import Partition, input_grid, left_to_host, partition
+
+MakeMultiplier = Callable[[Layer], Multiplier]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What one layer did.
+
+    Fields:
+        snr_db: of its outputs against float products with the same weights and inputs; NaN if not measured.
+        conversions, clipped: of its ADCs.
+    """
+
+    name: str
+    op_type: str
+    snr_db: float
+    conversions: int
+    clipped: int
+
+    @property
+    def clip_rate(self) -> float:
+        """Fraction of conversions that were clipped."""
+        return self.clipped / self.conversions if self.conversions else 0.0
+
+
+class CrossbarSession(HostSession):
+    """A network whose layers are simulated; used like a ``HostSession``.
+
+    Args:
+        host: host graph of the program.
+        module: layers at stage Programmed, as replayed.
+        converters: replaces the target's converter settings.
+        adc: False: no ADC, column sums as they are.
+        multiplier: makes what multiplies for a layer; default the integer engine.
+        threads: for onnxruntime and the compiled loops.
+    Fields:
+        left: (layer, why) of layers that compute with ideal weights in onnxruntime.
+    """
+
+    def __init__(
+        self, host: onnx.ModelProto, module: Module, *, converters: Converters | None = None,
+        adc: bool = True, multiplier: MakeMultiplier | None = None, threads: int = 2, name: str = "the simulated model",
+    ) -> None:  # fmt: skip
+        """See the class."""
+        self.name = name
+        self.notes: tuple[str, ...] = ()
+        self.module = module
+        self.target: Target = module.target
+        self.converters = check_converters(converters or module.target.converters)
+        self.adc = adc
+        self.threads = threads
+        self.left: list[tuple[str, str]] = []
+        self.histograms: dict[str, Array] = {}
+        self._make = multiplier
+        nodes = {node.name: node for node in host.graph.node}
+        by_node: dict[str, dict[int, LayerSimulator]] = {}
+        weights: dict[str, Array] = {}
+        self.layers: dict[str, LayerSimulator] = {}
+        for layer in module.layers:
+            node = nodes.get(layer.origin.node)
+            reason = "it stands inside a branch of the graph" if node is None else left_to_host(node)
+            if reason is not None:
+                codes = layer.at(Programmed).effective_codes()
+                weights[layer.origin.tensor] = layer_tensor(layer, codes)
+                self.left.append((layer.name, reason))
+                continue
+            assert node is not None
+            simulator = self._simulator(layer, host, node)
+            self.layers[layer.name] = simulator
+            by_node.setdefault(node.name, {})[layer.origin.operand] = simulator
+        self._partition: Partition = partition(host, by_node, weights, threads=threads)
+        self._session: Any = self._partition
+        self.inputs: tuple[Port, ...] = tuple(_port(p) for p in self._partition.get_inputs())
+        self.outputs: tuple[Port, ...] = tuple(_port(p) for p in self._partition.get_outputs())
+        if self.left:
+            listed = ", ".join(name for name, _ in self.left[:4]) + (", ..." if len(self.left) > 4 else "")
+            self.notes = (
+                f"{len(self.left)} of {len(module.layers)} layers compute with ideal weights ({listed}): "
+                f"{self.left[0][1]}",
+            )
+
+    def _simulator(self, layer: Layer, host: onnx.ModelProto, node: onnx.NodeProto) -> LayerSimulator:
+        if self._make is not None:
+            multiplier = self._make(layer)
+        else:
+            multiplier = IntegerEngine(
+                layer, self.target, self.converters, adc=self.adc, threads=self.threads
+            )
+        effective = multiplier.effective
+        taken = {layer.origin.operand for layer in self.module.layers if layer.origin.node == node.name}
+        operand = next((i for i in (0, 1) if i not in taken), 0)
+        given = input_grid(host, node.input[operand])
+        grid = None
+        if given is not None:
+            scale, zero = given
+            info = np.iinfo(zero.dtype)
+            grid = InputScale(Coding(info.bits, info.min < 0), scale, zero.astype(np.int32))
+        return LayerSimulator(layer, multiplier, effective, self.converters, grid)
+
+    def needs_calibration(self) -> bool:
+        """Whether some range is to come from calibration inputs."""
+        return "calibrated" in (self.converters.input_range, self.converters.adc_range if self.adc else "")
+
+    def calibrate(
+        self, inputs: Mapping[str, Array], *, percentile: float = 99.99, batch: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:  # fmt: skip
+        """Fixes the calibrated ranges: first those of the inputs, then those of the ADCs.
+
+        Args:
+            inputs: calibration inputs; the layers compute with ideal converters on them.
+            percentile: of the column sums, that an ADC's range reaches up to.
+        """
+        if not 0 < percentile <= 100:
+            raise XbcError(f"a calibration percentile of {percentile} is outside 0..100")
+        if self.converters.input_range == "calibrated":
+            for layer in self.layers.values():
+                layer.calibrating, layer.extremes = True, Extremes()
+            self._drain(inputs, batch, progress)
+            for layer in self.layers.values():
+                layer.calibrating = False
+        if self.adc and self.converters.adc_range == "calibrated":
+            self.histograms = {}
+            for name, layer in self.layers.items():
+                layer.count_sums = self._counter(name)
+            self._drain(inputs, batch, progress)
+            for name, layer in self.layers.items():
+                layer.count_sums = None
+                self._engine(name).set_ranges(_percentiles(self.histograms[name], percentile))
+
+    def _drain(self, inputs: Mapping[str, Array], batch: int | None, progress: Progress | None) -> None:
+        watch = None if progress is None else (lambda _, done, total: progress("calibrating", done, total))
+        for _ in self.stream(inputs, batch=batch, progress=watch):
+            pass
+
+    def _engine(self, name: str) -> IntegerEngine:
+        engine = self.layers[name].multiplier
+        assert isinstance(engine, IntegerEngine)
+        return engine
+
+    def _counter(self, name: str) -> Callable[[Array, Coding], None]:
+        engine = self._engine(name)
+
+        def count(columns: Array, coding: Coding) -> None:
+            seen = engine.calibrate(columns, coding)
+            self.histograms[name] = _added(self.histograms.get(name), seen)
+
+        return count
+
+    def measure(self, on: bool) -> None:
+        """Switches the comparison of every layer with its ideal outputs."""
+        for layer in self.layers.values():
+            layer.measure = on
+
+    def make_ideal(self, names: set[str]) -> dict[str, Multiplier | None]:
+        """Lets the named layers multiply ideally; returns what ``restore`` takes."""
+        before = {name: self.layers[name].multiplier for name in names}
+        for name in names:
+            self.layers[name].multiplier = None
+        return before
+
+    def restore(self, multipliers: Mapping[str, Multiplier | None]) -> None:
+        """Undoes ``make_ideal``."""
+        for name, multiplier in multipliers.items():
+            self.layers[name].multiplier = multiplier
+
+    def reports(self) -> list[LayerReport]:
+        """What each simulated layer did since the last ``reset``."""
+        out = []
+        for name, layer in self.layers.items():
+            counts = getattr(layer.multiplier, "counts", layer.counts)
+            op_type = layer.layer.origin.op_type
+            out.append(LayerReport(name, op_type, layer.signal.snr_db, counts.conversions, counts.clipped))
+        return out
+
+    def reset(self) -> None:
+        """Forgets the statistics."""
+        for layer in self.layers.values():
+            layer.signal = Signal()
+            counts = getattr(layer.multiplier, "counts", layer.counts)
+            counts.conversions = counts.clipped = 0
+
+
+def _added(a: Array | None, b: Array) -> Array:
+    if a is None:
+        return b
+    out = np.zeros((len(b), max(a.shape[1], b.shape[1])), np.int64)
+    out[:, : a.shape[1]] += a
+    out[:, : b.shape[1]] += b
+    return out
+
+
+def _percentiles(histogram: Array, percentile: float) -> tuple[int, ...]:
+    """Per class: smallest sum that at least this share of all sums does not exceed."""
+    below = np.cumsum(histogram, axis=1)
+    wanted = below[:, -1:] * (percentile / 100)
+    return tuple(int(k) for k in (below < wanted).sum(axis=1))
+
+
+def converter_settings(target: Target, settings: Mapping[str, Any]) -> Converters:
+    """The target's converters with some fields replaced, checked.
+
+    Raises: XbcError for an unknown field, a wrong type or settings that contradict each other.
+    """
+    changed = target.override({f"converters.{key}": value for key, value in settings.items()})
+    return check_converters(changed.converters)
+
+
+def with_converters(module: Module, converters: Converters) -> Module:
+    """The module on the same chip with other converters."""
+    return dataclasses.replace(module, target=dataclasses.replace(module.target, converters=converters))

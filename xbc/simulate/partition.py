@@ -1,0 +1,313 @@
+"""A host graph cut at its crossbar nodes: onnxruntime runs what lies between, the simulator runs the nodes.
+
+A node's *level* is the largest number of crossbar nodes on a path to it.  All other nodes of one level form
+one segment, an ONNX model of its own; segment k runs before the crossbar nodes of level k + 1.  So any graph
+shape works: branches, residuals, products of two activations (they stay inside segments).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import numpy_helper
+
+from ir.arrays import Array
+from ir.errors import XbcError
+from xbc.simulate import recurrent
+from xbc.simulate.call import Call, attributes
+from xbc.simulate.layer import LayerSimulator
+from xbc.simulate.operators import OPERATORS, run
+
+Layers = Mapping[str, Mapping[int, LayerSimulator]]
+"""Node name -> operand index -> layer."""
+
+
+@dataclass(eq=False)
+class Segment:
+    """Host nodes of one level: a session, the values it takes and gives."""
+
+    session: ort.InferenceSession
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class Crossbar:
+    """A node that runs on crossbars."""
+
+    node: onnx.NodeProto
+    attrs: dict[str, Any]
+    layers: Mapping[int, LayerSimulator]
+    operands: tuple[str | None, ...]
+
+
+Step = Segment | Crossbar
+
+
+@dataclass(eq=False)
+class Partition:
+    """The cut graph, run like an onnxruntime session.
+
+    Fields:
+        steps: in order.
+        constants: values known before any run.
+        frees: per step, values not needed after it.
+        inputs, outputs: names.
+        opened: onnxruntime session of the whole host graph, which knows the ports.
+    """
+
+    steps: tuple[Step, ...]
+    constants: dict[str, Array]
+    frees: tuple[tuple[str, ...], ...]
+    outputs: tuple[str, ...]
+    ports: ort.InferenceSession
+    hidden: frozenset[str]
+    watch: Callable[[str, int, int], None] | None = field(default=None)
+
+    def get_inputs(self) -> list[Any]:
+        """The model's inputs (those that take weights are not among them)."""
+        return [p for p in self.ports.get_inputs() if p.name not in self.hidden]
+
+    def get_outputs(self) -> list[Any]:
+        """The model's outputs."""
+        return [p for p in self.ports.get_outputs() if p.name in self.outputs]
+
+    def run(self, names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
+        """Values of the named outputs, like ``onnxruntime.InferenceSession.run``."""
+        values: dict[str, Array] = {**self.constants, **feeds}
+        for step, freed in zip(self.steps, self.frees, strict=True):
+            if isinstance(step, Segment):
+                got = step.session.run(list(step.gives), {name: values[name] for name in step.takes})
+                values.update(zip(step.gives, got, strict=True))
+            else:
+                operands = [None if name is None else values[name] for name in step.operands]
+                made = run(Call(step.node, step.attrs, operands, step.layers))
+                values.update((n, v) for n, v in zip(step.node.output, made, strict=False) if n)
+            for name in freed:
+                values.pop(name, None)
+        return [values[name] for name in (names or self.outputs)]
+
+
+def left_to_host(node: onnx.NodeProto) -> str | None:
+    """Why a node with layers cannot be simulated (it then computes with ideal weights), or None."""
+    if (node.domain, node.op_type) not in OPERATORS:
+        name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        return f"operator {name} has no crossbar simulation"
+    if node.op_type in recurrent.GATES:
+        return recurrent.unsupported(node.op_type, attributes(node))
+    return None
+
+
+def partition(
+    host: onnx.ModelProto, layers: Layers, weights: Mapping[str, Array], *, threads: int = 2
+) -> Partition:
+    """Cuts ``host``.
+
+    Args:
+        host: host graph of a program; weight operands are graph inputs.
+        layers: crossbar layers of the nodes to simulate (top-level nodes that ``left_to_host`` admits).
+        weights: host input name -> tensor, for all other layers.
+        threads: of onnxruntime.
+    Raises: XbcError when a segment cannot be built.
+    """
+    graph = host.graph
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    constants.update(weights)
+    hidden = frozenset(weights) | {
+        node.input[operand] for node in graph.node for operand in layers.get(node.name, {})
+    }
+    level: dict[str, int] = {}
+    static: set[str] = set(constants)
+    groups: dict[int, list[onnx.NodeProto]] = {}
+    crossbars: dict[int, list[onnx.NodeProto]] = {}
+    folded: list[onnx.NodeProto] = []
+    for node in graph.node:
+        takes = [n for n in _reads(node) if n]
+        if node.name in layers:
+            takes = [n for i, n in enumerate(node.input) if n and i not in layers[node.name]]
+        depth = max((level.get(n, 0) for n in takes), default=0)
+        if node.name in layers:
+            crossbars.setdefault(depth, []).append(node)
+            depth += 1
+        elif all(n in static for n in takes) and not _random(node):
+            folded.append(node)
+            static.update(node.output)
+        else:
+            groups.setdefault(depth, []).append(node)
+        for name in node.output:
+            level[name] = depth
+
+    outputs = tuple(o.name for o in graph.output)
+    types = _Types(host, threads)
+    steps: list[Step] = []
+    wanted = _wanted(graph, layers, groups, crossbars, outputs)
+    if folded:
+        made = {n for node in folded for n in node.output if n}
+        gives = tuple(sorted(made & (wanted["static"] | set(outputs))))
+        segment = types.segment(folded, gives, set(constants))
+        if gives:
+            got = segment.session.run(list(gives), {n: constants[n] for n in segment.takes})
+            constants.update(zip(gives, got, strict=True))
+    for depth in range(max([*groups, *crossbars], default=0) + 1):
+        if depth in groups:
+            made = {n for node in groups[depth] for n in node.output if n}
+            gives = tuple(sorted(made & (wanted[depth] | set(outputs))))
+            if gives:
+                steps.append(types.segment(groups[depth], gives, set(constants)))
+        for node in crossbars.get(depth, ()):
+            on_chip = layers[node.name]
+            operands = tuple(None if not n or i in on_chip else n for i, n in enumerate(node.input))
+            steps.append(Crossbar(node, attributes(node), on_chip, operands))
+    kept = {name for step in steps for name in _needs(step)} | set(outputs)
+    constants = {name: value for name, value in constants.items() if name in kept}
+    return Partition(tuple(steps), constants, _frees(steps, outputs, constants), outputs, types.whole, hidden)
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Names a node reads, those that its bodies take from around it included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for body in [attribute.g, *attribute.graphs]:
+            inner = {i.name for i in body.input} | {t.name for t in body.initializer}
+            for child in body.node:
+                yield from (n for n in _reads(child) if n not in inner)
+                inner.update(child.output)
+            yield from (o.name for o in body.output if o.name and o.name not in inner)
+
+
+def _random(node: onnx.NodeProto) -> bool:
+    return node.op_type.startswith("Random") or node.op_type in ("Multinomial", "Bernoulli")
+
+
+def _wanted(
+    graph: onnx.GraphProto, layers: Layers, groups: Mapping[int, list[onnx.NodeProto]],
+    crossbars: Mapping[int, list[onnx.NodeProto]], outputs: Sequence[str],
+) -> dict[int | str, set[str]]:  # fmt: skip
+    """Names that are read outside the group that makes them; key ``static``: outside the folded nodes."""
+    by_group = {depth: {n for node in nodes for n in _reads(node)} for depth, nodes in groups.items()}
+    by_bars = {n for nodes in crossbars.values() for node in nodes for n in node.input}
+    out: dict[int | str, set[str]] = {"static": set().union(by_bars, *by_group.values())}
+    for depth in groups:
+        others = [names for other, names in by_group.items() if other != depth]
+        out[depth] = set().union(by_bars, *others)
+    return out
+
+
+class _Types:
+    """Types of all values, from an onnxruntime session that was asked for them; makes segments."""
+
+    def __init__(self, host: onnx.ModelProto, threads: int) -> None:
+        self.host, self.threads = host, threads
+        probe = onnx.ModelProto()
+        probe.CopyFrom(host)
+        have = {o.name for o in probe.graph.output}
+        for node in probe.graph.node:
+            for name in node.output:
+                if name and name not in have:
+                    probe.graph.output.append(onnx.ValueInfoProto(name=name))
+                    have.add(name)
+        self.whole = self._session(probe, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+        self.types = {p.name: p.type for p in [*self.whole.get_inputs(), *self.whole.get_outputs()]}
+        for tensor in host.graph.initializer:
+            self.types.setdefault(tensor.name, f"#{tensor.data_type}")
+
+    def segment(self, nodes: list[onnx.NodeProto], gives: tuple[str, ...], constants: set[str]) -> Segment:
+        """A model of these nodes; small constants stand inside it."""
+        made = {n for node in nodes for n in node.output}
+        reads = [n for n in dict.fromkeys(n for node in nodes for n in _reads(node)) if n and n not in made]
+        inside = [t for t in self.host.graph.initializer if t.name in set(reads)]
+        names = {t.name for t in inside}
+        takes = tuple(n for n in reads if n not in names)
+        model = onnx.ModelProto(ir_version=self.host.ir_version)
+        model.opset_import.extend(self.host.opset_import)
+        model.functions.extend(self.host.functions)
+        model.graph.name = "segment"
+        model.graph.node.extend(nodes)
+        model.graph.initializer.extend(inside)
+        model.graph.input.extend(self._value(n) for n in takes)
+        model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in gives)
+        session = self._session(model, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+        return Segment(session, takes, gives)
+
+    def _value(self, name: str) -> onnx.ValueInfoProto:
+        kind = self.types[name]
+        inner = kind.removeprefix("tensor(").removesuffix(")")
+        if inner not in _ELEMENT:
+            raise XbcError(
+                f"value {name!r} between host and crossbars is of type {kind}; only tensors can cross: "
+                f"use the ideal fidelity for this model"
+            )
+        info = onnx.ValueInfoProto(name=name)
+        info.type.tensor_type.elem_type = _ELEMENT[inner]
+        return info
+
+    def _session(self, model: onnx.ModelProto, level: ort.GraphOptimizationLevel) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = level
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.use_deterministic_compute = True
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            return ort.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises many kinds, none of them documented
+            if level != ort.GraphOptimizationLevel.ORT_DISABLE_ALL:
+                return self._session(model, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+            raise XbcError(f"onnxruntime cannot load a part of the host graph: {error}") from None
+
+
+_ELEMENT = {
+    "float": onnx.TensorProto.FLOAT, "double": onnx.TensorProto.DOUBLE, "float16": onnx.TensorProto.FLOAT16,
+    "int8": onnx.TensorProto.INT8, "uint8": onnx.TensorProto.UINT8, "int16": onnx.TensorProto.INT16,
+    "uint16": onnx.TensorProto.UINT16, "int32": onnx.TensorProto.INT32, "uint32": onnx.TensorProto.UINT32,
+    "int64": onnx.TensorProto.INT64, "uint64": onnx.TensorProto.UINT64, "bool": onnx.TensorProto.BOOL,
+}  # fmt: skip
+
+
+def _needs(step: Step) -> tuple[str, ...]:
+    if isinstance(step, Segment):
+        return step.takes
+    return tuple(n for n in step.operands if n is not None)
+
+
+def _frees(
+    steps: Sequence[Step], outputs: Sequence[str], constants: Mapping[str, Array]
+) -> tuple[tuple[str, ...], ...]:
+    """After each step: values that no later step reads."""
+    last: dict[str, int] = {}
+    for i, step in enumerate(steps):
+        made = step.gives if isinstance(step, Segment) else tuple(step.node.output)
+        for name in (*_needs(step), *made):
+            last[name] = i
+    keep = {*outputs, *constants}
+    return tuple(
+        tuple(name for name, at in last.items() if at == i and name not in keep) for i in range(len(steps))
+    )
+
+
+def input_grid(host: onnx.ModelProto, value: str) -> tuple[Array, Array] | None:
+    """(scale, zero point) when ``value`` is dequantised right before it is used, else None."""
+    producers = {name: node for node in host.graph.node for name in node.output}
+    constants = {t.name: t for t in host.graph.initializer}
+    passing = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "MaxPool"}
+    node = producers.get(value)
+    while node is not None and node.op_type in passing and node.domain == "":
+        node = producers.get(node.input[0])
+    if node is None or node.op_type != "DequantizeLinear" or node.input[1] not in constants:
+        return None
+    scale = numpy_helper.to_array(constants[node.input[1]])
+    if scale.size != 1 or len(node.input) < 3 or node.input[2] not in constants:
+        return None
+    zero = numpy_helper.to_array(constants[node.input[2]])
+    if zero.dtype not in (np.uint8, np.int8, np.uint16, np.int16):
+        return None
+    return scale.reshape(()).astype(np.float32), zero.reshape(())

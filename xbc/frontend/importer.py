@@ -78,8 +78,8 @@ def import_model(
     notes = list(normal.notes)
     if importer.on_grid:
         notes.append(
-            f"{importer.on_grid} layers of this quantised model store weights as floats that lie exactly on an "
-            f"8-bit grid; the integers behind them are kept"
+            f"{importer.on_grid} layers of this quantised model store weights as floats that lie exactly on "
+            f"an 8-bit grid; the integers behind them are kept"
         )
     module = Module(
         name=name or Path(path).stem,

@@ -83,6 +83,7 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
     del content
     if not model.HasField("graph") or not model.graph.node:
         raise XbcError(f"{file} is not an ONNX model: it holds no graph with nodes")
+    _check_text(model, file)
     _check_versions(model, file)
     folder = file.resolve().parent
     for tensor in model.graph.initializer:
@@ -130,6 +131,18 @@ def _check_wire(data: bytes, file: Path) -> None:
                 )
             at += size
         seen += 1
+
+
+def _check_text(model: onnx.ModelProto, file: Path) -> None:
+    """Refuse names that are no text: protobuf hands them over as bytes."""
+    for graph in walk_graphs(model.graph):
+        names = [v.name for v in (*graph.input, *graph.output, *graph.initializer)]
+        for node in graph.node:
+            names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+            names += [attribute.name for attribute in node.attribute]
+        for name in names:
+            if not isinstance(name, str):
+                raise XbcError(f"{file} is damaged: the name {name!r} is no UTF-8 text")
 
 
 def _check_versions(model: onnx.ModelProto, file: Path) -> None:

@@ -26,13 +26,13 @@ def passes_page() -> str:
     lines = [
         "# Passes",
         "",
-        "A pipeline is text: pass names with options in braces, separated by commas. Every pass takes a module at the "
-        "stage it needs (or a later one) to the stage it makes:",
+        "A pipeline is text: pass names with options in braces, separated by commas. Every pass "
+        "takes a module at the stage it needs (or a later one) to the stage it makes:",
         "",
         f"`{' -> '.join(stage.stage() for stage in STAGES)}`",
         "",
-        "`xbc passes` lists them, `xbc passes NAME` prints what stands here, `xbc opt` runs any of them on the "
-        "[textual IR](../ir.md).",
+        "`xbc passes` lists them, `xbc passes NAME` prints what stands here, `xbc opt` runs any of them "
+        "on the [textual IR](../ir.md).",
         "",
         "## Levels",
         "",
@@ -92,16 +92,34 @@ def _wide() -> dict[str, int]:
 
 def targets_page() -> str:
     """The shipped chips with their sources."""
-    lines = ["# Shipped chips", "", f"The default is `{DEFAULT_TARGET}`. Each constant states where it is from.", ""]
+    lines = [
+        "# Shipped chips",
+        "",
+        f"The default is `{DEFAULT_TARGET}`. Each constant states where it is from.",
+        "",
+    ]
     for name in list_targets():
-        lines += [f"## {name}", "", load_target(name).description + ".", "", "```toml", target_text(name), "```", ""]
+        lines += [
+            f"## {name}",
+            "",
+            load_target(name).description + ".",
+            "",
+            "```toml",
+            target_text(name),
+            "```",
+            "",
+        ]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Write all pages."""
     GENERATED.mkdir(exist_ok=True)
-    for name, text in {"passes": passes_page(), "commands": commands_page(), "targets": targets_page()}.items():
+    for name, text in {
+        "passes": passes_page(),
+        "commands": commands_page(),
+        "targets": targets_page(),
+    }.items():
         (GENERATED / f"{name}.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """Draws docs/pictures/: what a compilation of the shipped digits CNN reports, as SVG.
 
-    python docs/pictures.py
+python docs/pictures.py
 """
 
 from __future__ import annotations
@@ -44,7 +44,12 @@ def draw(facts: dict[str, Any]) -> str:
         ("every cell of every load", writes["full"], "bar", ""),
         ("natural order, changed cells only", natural, "bar", "the baseline"),
         ("xbc -O2, exact weights", writes["emitted"], "ours", f"{natural / writes['emitted']:.1f}x fewer"),
-        ("and bit stucking as published", facts["stuck"], "stuck", f"{natural / facts['stuck']:.1f}x fewer, inexact"),
+        (
+            "and bit stucking as published",
+            facts["stuck"],
+            "stuck",
+            f"{natural / facts['stuck']:.1f}x fewer, inexact",
+        ),
     ]
     left, width, top, step = 232, 300, 56, 34
     out = [
@@ -52,7 +57,8 @@ def draw(facts: dict[str, Any]) -> str:
         "<title>Cell writes per inference of a small network on one crossbar</title>",
         f"<style>{STYLE}</style>",
         '<text class="head" x="12" y="24">Memristor cells written per inference</text>',
-        f'<text class="small" x="12" y="42">{facts["lossless"]["model"]}, {facts["lossless"]["weights"]:,} weights '
+        f'<text class="small" x="12" y="42">{facts["lossless"]["model"]}, '
+        f"{facts['lossless']['weights']:,} weights "
         f"on one {facts['lossless']['target']} crossbar, steady state</text>",
     ]
     for index, (label, value, kind, remark) in enumerate(rows):
@@ -62,10 +68,13 @@ def draw(facts: dict[str, Any]) -> str:
             f'<text x="{left - 8}" y="{y + 19}" text-anchor="end">{label}</text>',
             f'<rect class="{kind}" x="{left}" y="{y + 4}" width="{length:.1f}" height="22" rx="2"/>',
             f'<text x="{left + length + 8:.1f}" y="{y + 19}">{value:,}'
-            f'{f" ({remark})" if remark else ""}</text>',
+            f"{f' ({remark})' if remark else ''}</text>",
         ]
     foot = top + 4 * step + 18
-    out.append(f'<text class="small" x="12" y="{foot}">xbc compile models/digits_cnn.onnx; drawn by docs/pictures.py</text>')
+    out.append(
+        f'<text class="small" x="12" y="{foot}">xbc compile models/digits_cnn.onnx; '
+        "drawn by docs/pictures.py</text>"
+    )
     return "\n".join([*out, "</svg>"]) + "\n"
 
 

@@ -58,10 +58,17 @@ def imports(package: str) -> Iterator[tuple[Path, int, str]]:
 
 @pytest.mark.parametrize(
     ("package", "forbidden"),
-    [("ir", {"passes", "xbc", "onnx", "onnxruntime", "ortools", "pyarrow", "click"}), ("passes", {"xbc", "click", "rich"})],
+    [
+        ("ir", {"passes", "xbc", "onnx", "onnxruntime", "ortools", "pyarrow", "click"}),
+        ("passes", {"xbc", "click", "rich"}),
+    ],
 )
 def test_imports_run_one_way(package: str, forbidden: set[str]) -> None:
-    wrong = [f"{path}:{line} imports {name}" for path, line, name in imports(package) if name.split(".")[0] in forbidden]
+    wrong = [
+        f"{path}:{line} imports {name}"
+        for path, line, name in imports(package)
+        if name.split(".")[0] in forbidden
+    ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -90,12 +97,16 @@ def test_every_import_is_a_declared_dependency() -> None:
 def test_every_dependency_is_pinned_and_explained() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", pin) for pin in pins), "exact versions only"
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", pin) for pin in pins), (
+        "exact versions only"
+    )
     pinned = {pin.partition("==")[0].lower().replace("_", "-") for pin in pins}
     extras = project()["optional-dependencies"]
     assert isinstance(extras, dict)
     page = (ROOT / "docs" / "dependencies.md").read_text()
-    for name in requirement_names(project()["dependencies"]) | {n for e in extras.values() for n in requirement_names(e)}:
+    for name in requirement_names(project()["dependencies"]) | {
+        n for e in extras.values() for n in requirement_names(e)
+    }:
         assert name.lower() in pinned, f"{name} has no exact version in constraints.txt"
         assert name in page, f"{name} is not explained in docs/dependencies.md"
 
@@ -130,7 +141,9 @@ def test_nothing_is_unpickled() -> None:
         if name.split(".")[0] in {"pickle", "marshal", "shelve", "joblib", "dill"}
     ]
     wrong += [
-        str(path) for path, text in texts() if path.parts[0] in PACKAGES and re.search(r"allow_pickle\s*=\s*True", text)
+        str(path)
+        for path, text in texts()
+        if path.parts[0] in PACKAGES and re.search(r"allow_pickle\s*=\s*True", text)
     ]
     assert not wrong, "\n".join(wrong)
 

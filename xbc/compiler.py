@@ -1,4 +1,4 @@
-"""From an ONNX file to an emitted program in one call; the command line's ``xbc compile`` is this function."""
+"""From an ONNX file to an emitted program in one call; ``xbc compile`` is this function."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def compile_model(
     """Compile ``model`` and write the program to ``output``, whole or not at all.
 
     Args:
-        model: an ONNX file.
-        output: directory to write; ``<model>.xbc`` in the current directory when None.  An older program there is
+        model: an ONNX file. output: directory to write; ``<model>.xbc`` in the current directory when None.
+        An older program there is
             replaced once the new one is complete.
-        target: a shipped chip's name, a TOML file, or a Target.
-        settings: keys of the target to replace, dotted (``{"crossbars": 64}``).
-        pipeline: pipeline text; None takes that of ``level``.  One that ends before the sections are placed is
+        target: a shipped chip's name, a TOML file, or a Target. settings: keys of the target to replace,
+        dotted (``{"crossbars": 64}``). pipeline: pipeline text; None takes that of ``level``.  One that
+        ends before the sections are placed is
             completed with ``deal-sections``.
         level: 0..2, see ``passes.pipeline.LEVELS``.
         seed: of every random choice.
@@ -86,7 +86,9 @@ def compile_model(
     if settings:
         chip = chip.override(settings)
     passes = select_passes(pipeline, level)
-    context = Context(seed=seed, threads=threads, **({"progress": progress} if progress else {}))
+    context = Context(seed=seed, threads=threads)
+    if progress is not None:
+        context.progress = progress
 
     context.progress("reading the model", 0, 1)
     imported = import_model(source, chip)
@@ -194,5 +196,7 @@ def check_output(directory: Path) -> Path:
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise XbcError(f"cannot write {directory}: a file of that name is there; give another name with -o")
     if directory.is_dir() and any(directory.iterdir()) and not (directory / "manifest.json").is_file():
-        raise XbcError(f"cannot write {directory}: it holds other files than a program; give another name with -o")
+        raise XbcError(
+            f"cannot write {directory}: it holds other files than a program; give another name with -o"
+        )
     return directory

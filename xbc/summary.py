@@ -16,9 +16,9 @@ from passes.counting import count_module, natural_module
 def count_all(module: Module) -> dict[str, Any]:
     """The counts that go into the manifest and the compile table.
 
-    ``writes`` and ``first_deployment`` hold the four counts: every driven cell of every load (``full``), changed
-    cells in natural order (``natural``, the baseline of ``reduction``), in xbc's order with exact codes
-    (``scheduled``), and as the program writes them (``emitted``).
+    ``writes`` and ``first_deployment`` hold the four counts: every driven cell of every load (``full``),
+    changed cells in natural order (``natural``, the baseline of ``reduction``), in xbc's order with exact
+    codes (``scheduled``), and as the program writes them (``emitted``).
 
     Args:
         module: at stage Programmed.
@@ -42,7 +42,8 @@ def count_all(module: Module) -> dict[str, Any]:
         "lifetime_inferences": module.target.endurance / wear["max"] if wear["max"] else None,
         "row_map_bytes": row_map_bytes(module),
         "unmapped": [
-            {"node": u.node, "op_type": u.op_type, "weights": u.weights, "reason": u.reason} for u in module.unmapped
+            {"node": u.node, "op_type": u.op_type, "weights": u.weights, "reason": u.reason}
+            for u in module.unmapped
         ],
     }
 
@@ -68,8 +69,9 @@ def _exact(module: Module) -> Module | None:
 def row_map_bytes(module: Module) -> int:
     """Bytes of the row -> input maps that the hardware has to hold.
 
-    A section whose driven rows take consecutive inputs needs its first input only; any other needs one index per
-    driven row.  An index of a layer with n inputs takes ceil(log2 n) bits; each layer is rounded up to bytes.
+    A section whose driven rows take consecutive inputs needs its first input only; any other needs one
+    index per driven row.  An index of a layer with n inputs takes ceil(log2 n) bits; each layer is rounded
+    up to bytes.
     """
     return sum(_layer_map_bytes(layer.at(Sectioned)) for layer in module.layers)
 
@@ -86,12 +88,15 @@ def _layer_map_bytes(body: Sectioned) -> int:
     return -(-indices * index_bits // 8)
 
 
-def write_cost(step: Array, set_: Array, reset: Array, verified: Array, target: Target) -> tuple[float, float]:
-    """Energy (pJ) and time (ns) of the writes of one steady inference; reads of the computation are not in it.
+def write_cost(
+    step: Array, set_: Array, reset: Array, verified: Array, target: Target
+) -> tuple[float, float]:
+    """Energy (pJ) and time (ns) of the writes of one steady inference; reads of the computation are not in
+    it.
 
-    A write of ``n`` trials costs n pulses, each followed by a verify read when it is verified.  A load writes
-    ``parallel_cells`` cells at once, SET and RESET in separate phases; the loads of one step run on their crossbars
-    in parallel, and steps follow one another.
+    A write of ``n`` trials costs n pulses, each followed by a verify read when it is verified.  A load
+    writes ``parallel_cells`` cells at once, SET and RESET in separate phases; the loads of one step run on
+    their crossbars in parallel, and steps follow one another.
 
     Args:
         step, set_, reset, verified: ``[loads]``: time step, cells raised, cells lowered, write-verify flag.

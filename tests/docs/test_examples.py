@@ -1,7 +1,8 @@
 """Runs the shell examples of the documentation and compares what they print.
 
-A fenced block marked ``console``: lines that begin with ``$ `` are commands, the others their output, stdout and stderr
-together. ``...`` stands for anything. The blocks of one page share a folder in which ``models`` is the repository's.
+A fenced block marked ``console``: lines that begin with ``$ `` are commands, the others their output,
+stdout and stderr together. ``...`` stands for anything. The blocks of one page share a folder in which
+``models`` is the repository's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = sorted(page for page in (ROOT / "docs").glob("*.md") if BLOCK.search(page.read_text(encoding="utf-8")))
+PAGES = sorted(
+    page for page in (ROOT / "docs").glob("*.md") if BLOCK.search(page.read_text(encoding="utf-8"))
+)
 
 
 def examples(text: str) -> list[tuple[str, str]]:
@@ -41,7 +44,9 @@ def squeezed(text: str) -> str:
 def matches(expected: str, got: str) -> bool:
     """Whether ``got`` is ``expected`` with something in place of each ``...``."""
     parts = [re.escape(part.strip()) for part in squeezed(expected).split("...")]
-    return re.fullmatch(r"\s*" + r"(?:.*?)".join(rf"\s*{part}\s*" for part in parts), got, re.DOTALL) is not None
+    return (
+        re.fullmatch(r"\s*" + r"(?:.*?)".join(rf"\s*{part}\s*" for part in parts), got, re.DOTALL) is not None
+    )
 
 
 def test_matching() -> None:

@@ -20,25 +20,38 @@ from xbc.cli.options import (
 
 @click.command("compile")
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Program directory  [default: MODEL.xbc here]")
-@click.option("-t", "--target", default="gather-128", show_default=True, help="Chip: a name of 'xbc targets' or a TOML file.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Program directory  [default: MODEL.xbc here]"
+)
+@click.option(
+    "-t",
+    "--target",
+    default="gather-128",
+    show_default=True,
+    help="Chip: a name of 'xbc targets' or a TOML file.",
+)
 @set_option
-@click.option("-O", "level", type=int, metavar="LEVEL", help="Effort, -O0 to -O2, all lossless  [default: -O2]")
-@click.option("--passes", "pipeline", metavar="TEXT", help="Pipeline instead of a level, e.g. 'quantize{bits=6},...'.")
+@click.option(
+    "-O", "level", type=int, metavar="LEVEL", help="Effort, -O0 to -O2, all lossless  [default: -O2]"
+)
+@click.option(
+    "--passes", "pipeline", metavar="TEXT", help="Pipeline instead of a level, e.g. 'quantize{bits=6},...'."
+)
 @seed_option
 @threads_option
 @pipeline_options
 @json_option
 @quiet_option
 def command(
-    model: Path, output: Path | None, target: str, settings: dict[str, Any], level: int | None, pipeline: str | None,
-    seed: int, threads: int, print_before: str | None, print_after: str | None, time_passes: bool,
+    model: Path, output: Path | None, target: str, settings: dict[str, Any], level: int | None,
+    pipeline: str | None, seed: int, threads: int, print_before: str | None, print_after: str | None,
+    time_passes: bool,
     verify_each: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Compile an ONNX model to a reprogramming program for a crossbar chip.
 
-    Writes a directory with the IR, the tables of sections, loads and cell writes, the host graph, and digests of
-    all of them. It appears whole or not at all.
+    Writes a directory with the IR, the tables of sections, loads and cell writes, the host graph, and
+    digests of all of them. It appears whole or not at all.
 
     \b
     Examples:
@@ -73,12 +86,18 @@ def print_summary(facts: dict[str, Any]) -> None:
     """The compile table."""
     out = console.stdout()
     out.print(
-        f"[bold]{facts['model']}[/] on [bold]{facts['target']}[/]: {console.count(facts['weights'])} weights in "
+        f"[bold]{facts['model']}[/] on [bold]{facts['target']}[/]: "
+        f"{console.count(facts['weights'])} weights in "
         f"{console.count(facts['layers'])} layers, {console.seconds(facts['seconds'])} -> {facts['output']}\n"
     )
     passes = console.table("Passes", "pass", "sections", "writes/inference", "seconds")
     for step in facts["passes"]:
-        passes.add_row(step["text"], console.count(step["sections"]), console.count(step["writes"]), f"{step['seconds']:.2f}")
+        passes.add_row(
+            step["text"],
+            console.count(step["sections"]),
+            console.count(step["writes"]),
+            f"{step['seconds']:.2f}",
+        )
     out.print(passes, "")
     writes = console.table("Cell writes", "", "per inference", "natural / this", "first deployment")
     for kind, meaning in FOUR_COUNTS.items():
@@ -93,8 +112,12 @@ def print_summary(facts: dict[str, Any]) -> None:
     rest = console.table("", "", "")
     rest.show_header = False
     rest.add_row("reduction (natural / emitted)", console.ratio(facts["reduction"]))
-    rest.add_row("SET, RESET per inference", f"{console.count(facts['set'])}, {console.count(facts['reset'])}")
-    rest.add_row("wear per inference: max, p99, mean", f"{wear['max']:,}, {wear['p99']:,.0f}, {wear['mean']:.3g}")
+    rest.add_row(
+        "SET, RESET per inference", f"{console.count(facts['set'])}, {console.count(facts['reset'])}"
+    )
+    rest.add_row(
+        "wear per inference: max, p99, mean", f"{wear['max']:,}, {wear['p99']:,.0f}, {wear['mean']:.3g}"
+    )
     rest.add_row("lifetime of the worst cell, inferences", console.count(facts["lifetime_inferences"]))
     rest.add_row("energy of writing per inference", console.quantity(facts["energy_pj"], "pJ"))
     rest.add_row("time of writing per inference", console.quantity(facts["time_ns"], "ns"))
@@ -104,7 +127,9 @@ def print_summary(facts: dict[str, Any]) -> None:
     for node in facts["unmapped"][:SHOWN_UNMAPPED]:
         out.print(f"  [dim]{node['op_type']} {node['node']}: {node['reason']}[/]", markup=True)
     if len(facts["unmapped"]) > SHOWN_UNMAPPED:
-        out.print(f"  [dim]and {len(facts['unmapped']) - SHOWN_UNMAPPED} more: xbc inspect {facts['output']}[/]")
+        out.print(
+            f"  [dim]and {len(facts['unmapped']) - SHOWN_UNMAPPED} more: xbc inspect {facts['output']}[/]"
+        )
     if not facts["writes"]["emitted"]:
         out.print("Every section has a crossbar of its own: nothing is rewritten between inferences.")
 

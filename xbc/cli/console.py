@@ -10,7 +10,15 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 MINIMUM_WIDTH = 120
@@ -18,7 +26,7 @@ MINIMUM_WIDTH = 120
 
 
 class Output(Console):
-    """A console that leaves a reader that has gone (``xbc ... | head``) to the entry point, as plain printing does."""
+    """A console that leaves a reader that has gone (``xbc ... | head``) to the entry point."""
 
     def on_broken_pipe(self) -> None:
         """Raise what rich has swallowed."""
@@ -28,7 +36,9 @@ class Output(Console):
 def stdout() -> Console:
     """Console for results."""
     console = Output(highlight=False)
-    return console if console.is_terminal else Output(highlight=False, width=max(MINIMUM_WIDTH, console.width))
+    return (
+        console if console.is_terminal else Output(highlight=False, width=max(MINIMUM_WIDTH, console.width))
+    )
 
 
 def print_json(value: Any) -> None:
@@ -88,9 +98,13 @@ def note(message: str, quiet: bool = False) -> None:
 
 def table(title: str, *headers: str, text: int = 1) -> Table:
     """A plain table whose first ``text`` columns are words and the rest numbers."""
-    out = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    out = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
+    )
     for i, header in enumerate(headers):
-        out.add_column(header, justify="left" if i < text else "right", overflow="fold" if i < text else "ellipsis")
+        out.add_column(
+            header, justify="left" if i < text else "right", overflow="fold" if i < text else "ellipsis"
+        )
     return out
 
 
@@ -101,14 +115,24 @@ def count(value: float | None) -> str:
 
 def ratio(value: float | None) -> str:
     """``19.5x``; ``-`` for none."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:.3g}x" if value < 100 else f"{value:,.0f}x"
+    return (
+        "-"
+        if value is None or not math.isfinite(value)
+        else f"{value:.3g}x"
+        if value < 100
+        else f"{value:,.0f}x"
+    )
 
 
 def quantity(value: float | None, unit: str) -> str:
-    """A value in a base unit with the prefix that keeps it between 1 and 1000 (``pJ``: up to mJ, ``ns``: up to s)."""
+    """A value in pJ, ns or B with the prefix that keeps it between 1 and 1000."""
     if value is None or not math.isfinite(value):
         return "-"
-    ladder = {"pJ": ["pJ", "nJ", "uJ", "mJ", "J"], "ns": ["ns", "us", "ms", "s"], "B": ["B", "kB", "MB", "GB"]}[unit]
+    ladder = {
+        "pJ": ["pJ", "nJ", "uJ", "mJ", "J"],
+        "ns": ["ns", "us", "ms", "s"],
+        "B": ["B", "kB", "MB", "GB"],
+    }[unit]
     for name in ladder[:-1]:
         if abs(value) < 1000:
             return f"{value:.3g} {name}"

@@ -8,13 +8,29 @@ from typing import Any
 import click
 
 from xbc.cli import console
-from xbc.cli.options import batch_option, json_option, limit_option, program_argument, quiet_option, threads_option
+from xbc.cli.options import (
+    batch_option,
+    json_option,
+    limit_option,
+    program_argument,
+    quiet_option,
+    threads_option,
+)
 
 
 @click.command("evaluate")
 @program_argument
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Set: an .npz file named after the model's inputs, classes in 'labels'.")
-@click.option("--model", type=click.Path(path_type=Path), help="The model that was compiled: the reference. Without it: the quantised model.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Set: an .npz file named after the model's inputs, classes in 'labels'.",
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="The model that was compiled: the reference. Without it: the quantised model.",
+)
 @click.option("--output", metavar="NAME", help="Output that is classified  [default: the first]")
 @limit_option
 @batch_option
@@ -27,13 +43,13 @@ def command(
 ) -> None:  # fmt: skip
     """Compare the network that the cells hold with the model before compiling, over a set.
 
-    The program is replayed from its files; the levels that then stand in the cells are the weights. With labels the
-    metric is top-1 before and after, with the 95 % interval of the drop; without labels it is the share of equal
-    decisions. The error of the outputs is reported in both cases.
+    The program is replayed from its files; the levels that then stand in the cells are the weights. With
+    labels the metric is top-1 before and after, with the 95 % interval of the drop; without labels it is
+    the share of equal decisions. The error of the outputs is reported in both cases.
 
-    The reference is the file given with --model (checked against the digest in the manifest). A program does not
-    contain its model, so without --model the reference is the same network with exact codes: what the skipped
-    writes cost, not what quantisation costs.
+    The reference is the file given with --model (checked against the digest in the manifest). A program
+    does not contain its model, so without --model the reference is the same network with exact codes: what
+    the skipped writes cost, not what quantisation costs.
 
     \b
     Examples:
@@ -67,7 +83,11 @@ def command(
 
 def sentences(facts: dict[str, Any], model: Path | None) -> list[str]:
     """The comparison for people."""
-    origin = f"{model}" if model is not None else "the same network with exact codes (give --model for the original)"
+    origin = (
+        f"{model}"
+        if model is not None
+        else "the same network with exact codes (give --model for the original)"
+    )
     lines = [f"reference: {origin}", f"samples: {facts['samples']:,}"]
     if facts["metric"] == "top-1":
         low, high = (100 * bound for bound in facts["interval"])

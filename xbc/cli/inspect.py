@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 @click.command("inspect")
 @click.argument("program", type=click.Path(path_type=Path), metavar="PROGRAM.xbc")
 @click.option("--layer", "layer_name", metavar="NAME", help="Show one layer down to its cells.")
-@click.option("--section", type=click.IntRange(0), default=0, show_default=True, help="Section of the layer to draw.")
-@click.option("--rows", type=click.IntRange(1), default=16, show_default=True, help="Rows of the section to draw.")
+@click.option(
+    "--section", type=click.IntRange(0), default=0, show_default=True, help="Section of the layer to draw."
+)
+@click.option(
+    "--rows", type=click.IntRange(1), default=16, show_default=True, help="Rows of the section to draw."
+)
 @json_option
 def command(program: Path, layer_name: str | None, section: int, rows: int, as_json: bool) -> None:
     """Show what a program holds: stages, layers, sections, wear, and the nodes left to the host.
@@ -72,7 +76,8 @@ def module_facts(module: Module) -> dict[str, Any]:
         "edges": [list(edge) for edge in module.edges],
         "wear": _wear(module, counts.wear, counts.wear_summary()) if counts else None,
         "unmapped": [
-            {"node": u.node, "op_type": u.op_type, "weights": u.weights, "reason": u.reason} for u in module.unmapped
+            {"node": u.node, "op_type": u.op_type, "weights": u.weights, "reason": u.reason}
+            for u in module.unmapped
         ],
     }
 
@@ -141,22 +146,25 @@ def print_facts(facts: dict[str, Any]) -> None:
     target = facts["target"]
     stages = {row["stage"] for row in facts["layers"]}
     out.print(
-        f"[bold]{facts['module']}[/] on [bold]{target['name']}[/]: {console.count(target['crossbars'])} crossbar(s) of "
-        f"{target['rows']} x {target['columns']} cells, {target['bits_per_cell']} bit(s) per cell, "
-        f"{target['routing']} routing; {console.count(facts['weights'])} weights, stage {' and '.join(sorted(stages))}"
+        f"[bold]{facts['module']}[/] on [bold]{target['name']}[/]: "
+        f"{console.count(target['crossbars'])} crossbar(s) of {target['rows']} x {target['columns']} cells, "
+        f"{target['bits_per_cell']} bit(s) per cell, "
+        f"{target['routing']} routing; {console.count(facts['weights'])} weights, "
+        f"stage {' and '.join(sorted(stages))}"
     )
     if facts["pipeline"]:
         out.print(f"pipeline: {facts['pipeline']}", soft_wrap=True)
     total = sum(row["writes"] or 0 for row in facts["layers"])
     layers = console.table(
-        "\nLayers", "layer", "op", "encoding", "bits", "outputs x inputs", "sections", "writes", "share", "rms error",
-        text=3,
+        "\nLayers", "layer", "op", "encoding", "bits", "outputs x inputs", "sections", "writes", "share",
+        "rms error", text=3,
     )  # fmt: skip
     for row in facts["layers"]:
         groups = f" / {row['groups']}" if row["groups"] > 1 else ""
         layers.add_row(
             row["name"], row["op_type"], row["encoding"] or "-", console.count(row["bits"]),
-            f"{row['outputs']} x {row['inputs']}{groups}", console.count(row["sections"]), console.count(row["writes"]),
+            f"{row['outputs']} x {row['inputs']}{groups}",
+            console.count(row["sections"]), console.count(row["writes"]),
             f"{(row['writes'] or 0) / total:.1%}" if total else "-",
             "-" if row["rms_code_error"] is None else f"{row['rms_code_error']:.3g}",
         )  # fmt: skip
@@ -189,4 +197,3 @@ def _print_wear(wear: dict[str, Any], out: Any) -> None:
     if wear["mean_by_digit"]:
         digits = "  ".join(f"{value:.3g}" for value in wear["mean_by_digit"])
         out.print(f"  mean by digit of a weight, most significant first: {digits}")
-

@@ -1,6 +1,8 @@
-"""Entry point of the ``xbc`` command: one lazy table of commands, and the one place where errors become exit codes.
+"""Entry point of the ``xbc`` command: one lazy table of commands, and the one place where errors become
+exit codes.
 
-Exit codes: 0 done; 1 ``verify`` found a fault; 2 bad input (one sentence on stderr); 130 interrupted; 70 a bug in xbc.
+Exit codes: 0 done; 1 ``verify`` found a fault; 2 bad input (one sentence on stderr); 130 interrupted; 70 a
+bug in xbc.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ COMMANDS: Final = {
     "verify": "xbc.cli.verify:command",
     "targets": "xbc.cli.targets:command",
 }
-"""Command name -> where it lives.  A command is one file with a click command called ``command``, and one line here."""
+"""Command name -> where it lives: one file with a click command called ``command``, and one line here."""
 
 BAD_INPUT: Final = 2
 BUG: Final = 70
@@ -50,7 +52,9 @@ class LazyGroup(click.Group):
         return cast(click.Command, getattr(importlib.import_module(module), attribute))
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="xbc", prog_name="xbc")
 def cli() -> None:
     """Compile ONNX networks to reprogramming programs for memristor crossbar chips.
@@ -82,8 +86,11 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail(f"{error.format_message().rstrip('.')}; see {command} --help")
     except click.ClickException as error:
         return _fail(error.format_message())
+    except SystemExit as stop:
+        # click's own way to end when the reader has gone (xbc ... | head); a signal brings its own code.
+        return BROKEN_PIPE if stop.code == 1 else int(stop.code or 0)
     except BrokenPipeError:
-        # The reader has gone (xbc ... | head): say nothing, and keep the interpreter's exit from saying it.
+        # The same, noticed at the last flush: keep the interpreter's exit from complaining about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except MemoryError:
@@ -95,7 +102,9 @@ def run(arguments: list[str] | None = None) -> int:
         import traceback
 
         traceback.print_exc()
-        click.echo("xbc: this is a bug in xbc; please report the lines above with the command you gave", err=True)
+        click.echo(
+            "xbc: this is a bug in xbc; please report the lines above with the command you gave", err=True
+        )
         return BUG
 
 

@@ -41,8 +41,8 @@ def check_is_the_model(program: Program, model: Path) -> None:
     wanted = program.manifest["model"]["sha256"]
     if found != wanted:
         raise XbcError(
-            f"{model} is not the model that {program.folder} was compiled from: its SHA-256 is {found[:12]}..., "
-            f"the manifest says {str(wanted)[:12]}..."
+            f"{model} is not the model that {program.folder} was compiled from: its SHA-256 is "
+            f"{found[:12]}..., the manifest says {str(wanted)[:12]}..."
         )
 
 
@@ -54,7 +54,11 @@ def ports_of(model: onnx.ModelProto) -> list[Port]:
         if value.name not in held:
             kind = value.type.tensor_type
             dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
-            name = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name if kind.elem_type else "any"
+            name = (
+                np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+                if kind.elem_type
+                else "any"
+            )
             ports.append(Port(value.name, name, dims))
     return ports
 

@@ -14,20 +14,30 @@ from xbc.cli.options import json_option, pipeline_options, quiet_option, seed_op
 
 @click.command("opt")
 @click.argument("program", type=click.Path(path_type=Path), metavar="PROGRAM.xir")
-@click.option("--passes", "pipeline", metavar="TEXT", help="Passes to run; none just checks and prints the IR.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="NEW.xir", help="File to write (and NEW.arrays/).")
+@click.option(
+    "--passes", "pipeline", metavar="TEXT", help="Passes to run; none just checks and prints the IR."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="NEW.xir",
+    help="File to write (and NEW.arrays/).",
+)
 @seed_option
 @threads_option
 @pipeline_options
 @json_option
 @quiet_option
 def command(
-    program: Path, pipeline: str | None, output: Path | None, seed: int, threads: int, print_before: str | None,
-    print_after: str | None, time_passes: bool, verify_each: bool, as_json: bool, quiet: bool,
+    program: Path, pipeline: str | None, output: Path | None, seed: int, threads: int,
+    print_before: str | None, print_after: str | None, time_passes: bool, verify_each: bool,
+    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Run passes on the textual IR and write the result, or print it when no -o is given.
 
-    PROGRAM.xir is a file that 'xbc opt -o' wrote or one written by hand, or a compiled directory (its program.xir).
+    PROGRAM.xir is a file that 'xbc opt -o' wrote or one written by hand, or a compiled directory (its
+    program.xir).
 
     \b
     Examples:
@@ -76,6 +86,11 @@ def command(
     else:
         table = console.table("", "pass", "sections", "writes/inference", "seconds")
         for step in facts["passes"]:
-            table.add_row(step["text"], console.count(step["sections"]), console.count(step["writes"]), f"{step['seconds']:.2f}")
+            table.add_row(
+                step["text"],
+                console.count(step["sections"]),
+                console.count(step["writes"]),
+                f"{step['seconds']:.2f}",
+            )
         console.stdout().print(table)
         console.note(f"wrote {output}", quiet)

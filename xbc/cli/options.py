@@ -18,18 +18,24 @@ def _settings(ctx: click.Context, param: click.Parameter, items: tuple[str, ...]
     return parse_settings(items)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else."
+)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and no notes on stderr.")
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", callback=_settings,
     help="Replace a key of the target, e.g. crossbars=64 or write.set_pj=2.5. May be repeated.",
 )  # fmt: skip
 seed_option = click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of every random choice."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of every random choice.",
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), default=lambda: min(os.cpu_count() or 1, 1024), show_default="all cores",
-    help="Worker threads; the result does not depend on it.",
+    "--threads", type=click.IntRange(1, 1024), default=lambda: min(os.cpu_count() or 1, 1024),
+    show_default="all cores", help="Worker threads; the result does not depend on it.",
 )  # fmt: skip
 limit_option = click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N samples.")
 batch_option = click.option(
@@ -41,11 +47,12 @@ program_argument = click.argument("program", type=click.Path(path_type=Path), me
 def pipeline_options(function: F) -> F:
     """The options with which ``compile`` and ``opt`` show what the passes do."""
     for option in reversed([
-        click.option("--print-before", metavar="NAME|all", help="Print the IR before a pass (or every pass), on stderr."),
-        click.option("--print-after", metavar="NAME|all", help="Print the IR after a pass (or every pass), on stderr."),
+        click.option("--print-before", metavar="NAME|all", help="Print the IR before a pass, on stderr."),
+        click.option("--print-after", metavar="NAME|all", help="Print the IR after a pass, on stderr."),
         click.option("--time-passes", is_flag=True, help="Print the seconds of every pass, on stderr."),
         click.option(
-            "--verify-each/--no-verify-each", default=True, show_default=True, help="Check the IR after every pass."
+            "--verify-each/--no-verify-each", default=True, show_default=True,
+            help="Check the IR after every pass."
         ),
     ]):  # fmt: skip
         function = option(function)

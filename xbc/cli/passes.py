@@ -35,7 +35,9 @@ def command(name: str | None, as_json: bool) -> None:
         return
     every = [describe(load_pass(known)) for known in PASSES]
     if as_json:
-        console.print_json({"passes": every, "levels": {f"-O{level}": text for level, text in LEVELS.items()}})
+        console.print_json(
+            {"passes": every, "levels": {f"-O{level}": text for level, text in LEVELS.items()}}
+        )
         return
     table = console.table("", "pass", "what it decides", "needs", "makes", text=4)
     for facts in every:

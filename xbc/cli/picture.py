@@ -19,8 +19,8 @@ from xbc.cli.inspect import layer_row
 def layer_facts(layer: Layer, section: int, rows: int) -> dict[str, Any]:
     """The layer's table row and, once it has sections, the cells of one.
 
-    ``cells`` are level digits, most significant first, of every row of the first output of the section; ``changes``
-    marks the next load on the same crossbar: ``+`` SET, ``-`` RESET, ``.`` unchanged.
+    ``cells`` are level digits, most significant first, of every row of the first output of the section;
+    ``changes`` marks the next load on the same crossbar: ``+`` SET, ``-`` RESET, ``.`` unchanged.
     """
     facts: dict[str, Any] = {"layer": layer_row(layer, None)}
     body = layer.body
@@ -32,7 +32,8 @@ def layer_facts(layer: Layer, section: int, rows: int) -> dict[str, Any]:
         return facts
     if section >= body.sections:
         raise XbcError(
-            f"layer {layer.name!r} has {body.sections} sections, numbered from 0; section {section} is not among them"
+            f"layer {layer.name!r} has {body.sections} sections, numbered from 0; "
+            f"section {section} is not among them"
         )
     following = next_on_crossbar(body, section)
     shown = min(rows, body.rows)
@@ -83,7 +84,7 @@ def _section(body: Sectioned, section: int, rows: int) -> dict[str, Any]:
 
 
 def changes(before: str, after: str) -> str:
-    """``+`` where a cell is SET, ``-`` where it is RESET, ``.`` where it stays; blank when either is don't care."""
+    """``+`` where a cell is SET, ``-`` RESET, ``.`` unchanged; nothing when either row is don't care."""
     if not before or not after:
         return ""
     marks = ("+" if new > old else "-" if new < old else "." for old, new in zip(before, after, strict=True))
@@ -91,7 +92,7 @@ def changes(before: str, after: str) -> str:
 
 
 def draw(layer: Layer, facts: dict[str, Any], out: Console) -> None:
-    """The picture: cells now, cells after the next load, changed ones marked (and in colour on a terminal)."""
+    """Cells now, cells after the next load, changed ones marked (and in colour on a terminal)."""
     row = facts["layer"]
     out.print(
         f"[bold]{layer.name}[/]: {row['op_type']} {row['outputs']} x {row['inputs']}"
@@ -100,30 +101,42 @@ def draw(layer: Layer, facts: dict[str, Any], out: Console) -> None:
     )
     if "codes" in facts:
         codes = facts["codes"]
-        out.print(f"codes {codes['min']} .. {codes['max']}, {console.count(codes['zeros'])} of {layer.weights:,} are 0")
+        out.print(
+            f"codes {codes['min']} .. {codes['max']}, "
+            f"{console.count(codes['zeros'])} of {layer.weights:,} are 0"
+        )
     if "section" not in facts:
         out.print("no sections yet: run form-sections")
         return
     now, then = facts["section"], facts["following"]
-    out.print(f"\n{_title(now)}" + (f"\nnext load there: {_title(then)}" if then else "\n(no later load there)"))
+    out.print(
+        f"\n{_title(now)}" + (f"\nnext load there: {_title(then)}" if then else "\n(no later load there)")
+    )
     width = max(len(entry["cells"]) for entry in [*now["rows"], *(then["rows"] if then else [])])
     heads = f"{'row':>5} {'input':>6} {'code':>6}  {'cells':<{width}}"
     if then:
         heads += f"   {'change':<{max(width, 6)}}   {'cells':<{width}} {'code':>6} {'input':>6}"
     out.print(Text(heads, style="dim"))
     for index, entry in enumerate(now["rows"]):
-        line = Text(f"{entry['row']:>5} {_number(entry['input']):>6} {_code(entry):>6}  {entry['cells']:<{width}}")
+        line = Text(
+            f"{entry['row']:>5} {_number(entry['input']):>6} {_code(entry):>6}  {entry['cells']:<{width}}"
+        )
         if then:
             after = then["rows"][index]
             line.append("   ")
             for mark in f"{after['changes']:<{max(width, 6)}}":
                 line.append(mark, style=_STYLES.get(mark, ""))
             line.append("   ")
-            for mark, digit in zip(f"{after['changes']:<{width}}", f"{after['cells']:<{width}}", strict=False):
+            for mark, digit in zip(
+                f"{after['changes']:<{width}}", f"{after['cells']:<{width}}", strict=False
+            ):
                 line.append(digit, style=_STYLES.get(mark, ""))
             line.append(f" {_code(after):>6} {_number(after['input']):>6}")
         out.print(line)
-    out.print("[dim]cells: levels, most significant first; change: + SET, - RESET, . unchanged; code* differs from the model's[/]")
+    out.print(
+        "[dim]cells: levels, most significant first; change: + SET, - RESET, . unchanged; "
+        "code* differs from the model's[/]"
+    )
 
 
 _STYLES = {"+": "bold green", "-": "bold red", ".": "dim"}

@@ -6,13 +6,20 @@ import os
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ir.errors import XbcError
 from xbc.cli import console
-from xbc.cli.options import batch_option, json_option, limit_option, program_argument, quiet_option, threads_option
+from xbc.cli.options import (
+    batch_option,
+    json_option,
+    limit_option,
+    program_argument,
+    quiet_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from ir.arrays import Array
@@ -20,7 +27,12 @@ if TYPE_CHECKING:
 
 @click.command("simulate")
 @program_argument
-@click.option("--inputs", type=click.Path(path_type=Path), required=True, help="Inputs: an .npz file named after the model's.")
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Inputs: an .npz file named after the model's.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the outputs to this .npz file.")
 @limit_option
 @batch_option
@@ -55,17 +67,24 @@ def command(
         write_npz(output, outputs)
     facts = [describe(name, array) for name, array in outputs.items()]
     if as_json:
-        console.print_json({"outputs": facts, "fidelity": "ideal", "output": None if output is None else str(output)})
+        console.print_json(
+            {"outputs": facts, "fidelity": "ideal", "output": None if output is None else str(output)}
+        )
         return
     table = console.table("", "output", "type", "shape", "min", "max", "rms", text=2)
     for entry in facts:
-        table.add_row(entry["name"], entry["dtype"], str(entry["shape"]), *(f"{entry[k]:.4g}" for k in ("min", "max", "rms")))
+        table.add_row(
+            entry["name"],
+            entry["dtype"],
+            str(entry["shape"]),
+            *(f"{entry[k]:.4g}" for k in ("min", "max", "rms")),
+        )
     console.stdout().print(table)
     if output is not None:
         console.note(f"wrote {output}", quiet)
 
 
-def describe(name: str, array: Array) -> dict[str, object]:
+def describe(name: str, array: Array) -> dict[str, Any]:
     """Shape and range of an output."""
     import numpy as np
 

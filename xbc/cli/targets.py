@@ -31,12 +31,15 @@ def command(name: str | None, settings: dict[str, object], as_json: bool) -> Non
         if as_json:
             console.print_json([chip.to_dict() for chip in chips])
             return
-        table = console.table("", "target", "", "crossbars", "cells", "bits/cell", "outputs", "encoding", text=2)
+        table = console.table(
+            "", "target", "", "crossbars", "cells", "bits/cell", "outputs", "encoding", text=2
+        )
         for chip in chips:
             default = " (default)" if chip.name == DEFAULT_TARGET else ""
             table.add_row(
-                chip.name + default, chip.description, console.count(chip.crossbars), f"{chip.rows} x {chip.columns}",
-                str(chip.bits_per_cell), str(chip.outputs_per_section), chip.encoding,
+                chip.name + default, chip.description, console.count(chip.crossbars),
+                f"{chip.rows} x {chip.columns}", str(chip.bits_per_cell), str(chip.outputs_per_section),
+                chip.encoding,
             )  # fmt: skip
         console.stdout().print(table)
         return

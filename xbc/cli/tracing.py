@@ -19,6 +19,7 @@ class Tracing:
     """Hooks for the pass manager that print the module around the passes asked for, on stderr."""
 
     def __init__(self, print_before: str | None, print_after: str | None) -> None:
+        """Texts of the two options.  Raises XbcError for an unknown pass."""
         self._wanted = {"before": _checked(print_before), "after": _checked(print_after)}
         self.prints = bool(print_before or print_after)
         self.before: Hook | None = self._show if print_before else None

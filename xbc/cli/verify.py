@@ -22,9 +22,10 @@ FAULTY = 1
 def command(ctx: click.Context, program: Path, as_json: bool, quiet: bool) -> None:
     """Replay a program from its files on the virtual chip and check every promise in it.
 
-    Checked are the digest of every file, the structure of the tables, the order of loads and their dependencies, the
-    level of every written cell before and after, the state of every crossbar after every load, that every weight
-    stands where the sections say, and all counts. Exit code 0: sound; 1: faults were found and are listed.
+    Checked are the digest of every file, the structure of the tables, the order of loads and their
+    dependencies, the level of every written cell before and after, the state of every crossbar after every
+    load, that every weight stands where the sections say, and all counts. Exit code 0: sound; 1: faults
+    were found and are listed.
 
     \b
     Examples:
@@ -55,6 +56,8 @@ def command(ctx: click.Context, program: Path, as_json: bool, quiet: bool) -> No
             click.echo(str(problem))
         if report.found > SHOWN:
             click.echo(f"... and {report.found - SHOWN:,} more")
-        click.echo(f"{program} is faulty: {report.found:,} problem(s); do not load it, compile the model again")
+        click.echo(
+            f"{program} is faulty: {report.found:,} problem(s); do not load it, compile the model again"
+        )
     if not report.ok:
         ctx.exit(FAULTY)

@@ -1,4 +1,4 @@
-"""Chip descriptions shipped as TOML files beside this one, and the loader that also takes a user's own file."""
+"""Chip descriptions: TOML files beside this one, and the loader that also takes a user's own file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ MAX_BYTES: Final = 16 * 2**20
 def list_targets() -> list[str]:
     """Names of the shipped chips, the default first."""
     names = sorted(
-        entry.name.removesuffix(".toml") for entry in resources.files(__name__).iterdir() if entry.name.endswith(".toml")
+        entry.name.removesuffix(".toml")
+        for entry in resources.files(__name__).iterdir()
+        if entry.name.endswith(".toml")
     )
     return sorted(names, key=lambda name: name != DEFAULT_TARGET)
 
@@ -35,7 +37,8 @@ def target_text(name: str) -> str:
         near = difflib.get_close_matches(name, names, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ";"
         raise XbcError(
-            f"unknown target {name!r}{hint} shipped targets: {', '.join(names)}, or give the path of a .toml file"
+            f"unknown target {name!r}{hint} shipped targets: {', '.join(names)}, "
+            f"or give the path of a .toml file"
         )
     return (resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
 
@@ -56,7 +59,9 @@ def load_target(name_or_path: str | Path, settings: Mapping[str, Any] | None = N
 def _from_file(path: Path) -> Target:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise XbcError(f"target file {path} is larger than {MAX_BYTES >> 20} MiB: this is no chip description")
+            raise XbcError(
+                f"target file {path} is larger than {MAX_BYTES >> 20} MiB: this is no chip description"
+            )
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise XbcError(f"cannot read target file {path}: {error.strerror or error}") from error
@@ -67,7 +72,8 @@ def _from_file(path: Path) -> Target:
 
 
 def parse_settings(items: Iterable[str]) -> dict[str, Any]:
-    """``key=value`` texts as settings for ``Target.override``; values are read as TOML, bare words as strings.
+    """``key=value`` texts as settings for ``Target.override``; values are read as TOML, bare words as
+    strings.
 
     >>> parse_settings(["crossbars=64", "write.set_pj=2.5", "routing=block"])
     {'crossbars': 64, 'write.set_pj': 2.5, 'routing': 'block'}

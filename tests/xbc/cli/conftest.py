@@ -35,7 +35,7 @@ class Result:
 Runner = Callable[..., Result]
 
 
-@pytest.fixture()
+@pytest.fixture
 def xbc(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runner:
     """``xbc("compile", "tiny.onnx")`` in a folder of its own."""
     from xbc.cli.main import run
@@ -53,13 +53,15 @@ def xbc(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def tiny_network(seed: int = 0) -> onnx.ModelProto:
-    """Conv, Relu, Gemm: 4 x 1 x 3 x 3 and 5 x 64 weights, and a Conv whose kernel is computed, for the host."""
+    """Conv, Relu, Gemm: 4 x 1 x 3 x 3 and 5 x 64 weights."""
     draw = np.random.default_rng(seed)
     kernel = draw.normal(size=(4, 1, 3, 3)).astype(np.float32)
     matrix = draw.normal(size=(5, 64)).astype(np.float32)
     bias = draw.normal(size=5).astype(np.float32)
     nodes = [
-        helper.make_node("Conv", ["image", "kernel"], ["a"], name="conv", pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        helper.make_node(
+            "Conv", ["image", "kernel"], ["a"], name="conv", pads=[1, 1, 1, 1], kernel_shape=[3, 3]
+        ),
         helper.make_node("Relu", ["a"], ["b"], name="relu"),
         helper.make_node("Flatten", ["b"], ["c"], name="flatten"),
         helper.make_node("Gemm", ["c", "matrix", "bias"], ["logits"], name="gemm", transB=1),
@@ -74,14 +76,14 @@ def tiny_network(seed: int = 0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-@pytest.fixture()
+@pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.onnx"
     onnx.save(tiny_network(), path)
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def data(tmp_path: Path) -> Path:
     draw = np.random.default_rng(1)
     path = tmp_path / "set.npz"
@@ -90,7 +92,7 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def program(xbc: Runner, model: Path, tmp_path: Path) -> Path:
     """The tiny model compiled with -O1."""
     result = xbc("compile", model, "-O1", "-o", "tiny.xbc", "--json")

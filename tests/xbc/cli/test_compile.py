@@ -15,16 +15,21 @@ import pytest
 from tests.xbc.cli.conftest import Runner
 
 KEYS = {
-    "model", "target", "weights", "layers", "sections", "loads", "writes", "first_deployment", "reduction", "set",
-    "reset", "wear", "lifetime_inferences", "energy_pj", "time_ns", "row_map_bytes", "unmapped", "seconds", "passes",
+    "model", "target", "weights", "layers", "sections", "loads", "writes", "first_deployment", "reduction",
+    "set", "reset", "wear", "lifetime_inferences", "energy_pj", "time_ns", "row_map_bytes", "unmapped",
+    "seconds", "passes",
 }  # fmt: skip
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
-def test_default_output_is_named_after_the_model_and_lies_here(xbc: Runner, model: Path, tmp_path: Path) -> None:
+def test_default_output_is_named_after_the_model_and_lies_here(
+    xbc: Runner, model: Path, tmp_path: Path
+) -> None:
     elsewhere = tmp_path / "models"
     elsewhere.mkdir()
     model.rename(elsewhere / "net.onnx")
@@ -43,7 +48,12 @@ def test_json(xbc: Runner, model: Path) -> None:
     four = {"full", "natural", "scheduled", "emitted"}
     assert set(facts["writes"]) == set(facts["first_deployment"]) == four
     assert set(facts["wear"]) == {"max", "p99", "mean"}
-    assert (facts["model"], facts["target"], facts["weights"], facts["layers"]) == ("tiny.onnx", "gather-128", 356, 2)
+    assert (facts["model"], facts["target"], facts["weights"], facts["layers"]) == (
+        "tiny.onnx",
+        "gather-128",
+        356,
+        2,
+    )
     assert facts["sections"] == facts["loads"] == 4 + 5
     assert facts["writes"]["full"] == 356 * 8
     assert facts["writes"]["emitted"] == facts["writes"]["scheduled"] == facts["set"] + facts["reset"]
@@ -78,7 +88,9 @@ def test_set_and_target_file(xbc: Runner, model: Path, tmp_path: Path) -> None:
     assert facts["sections"] == 4 + 5 * 4
 
 
-def test_pipeline_without_placement_is_completed_and_says_so(xbc: Runner, model: Path, tmp_path: Path) -> None:
+def test_pipeline_without_placement_is_completed_and_says_so(
+    xbc: Runner, model: Path, tmp_path: Path
+) -> None:
     text = "quantize{bits=6},slice-bits,form-sections,sort-sections,order-sections"
     facts = xbc("compile", model, "--passes", text, "--json").json()
     assert facts["pipeline"] == text + ",deal-sections"
@@ -88,7 +100,15 @@ def test_pipeline_without_placement_is_completed_and_says_so(xbc: Runner, model:
 
 def test_printing_and_timing_go_to_stderr(xbc: Runner, model: Path) -> None:
     result = xbc(
-        "compile", model, "-O1", "--json", "--time-passes", "--print-after", "slice-bits", "--print-before", "quantize"
+        "compile",
+        model,
+        "-O1",
+        "--json",
+        "--time-passes",
+        "--print-after",
+        "slice-bits",
+        "--print-before",
+        "quantize",
     )
     result.json()
     assert result.err.count("// after slice-bits\nxir ") == 1
@@ -110,7 +130,10 @@ def test_printing_and_timing_go_to_stderr(xbc: Runner, model: Path) -> None:
         (["--passes", "quantize{bits=99}"], "bits"),
         (["--passes", "quantize{depth=3}"], "no option 'depth'"),
         (["--passes", "quantize,form-sections"], "pass 'form-sections' needs layers at stage 'sliced'"),
-        (["--passes", "quantize,slice-bits"], "ends at stage 'sliced', a program needs sections: go on with form-sections"),
+        (
+            ["--passes", "quantize,slice-bits"],
+            "ends at stage 'sliced', a program needs sections: go on with form-sections",
+        ),
         (["--target", "isaac"], "did you mean 'isaac-128'"),
         (["--target", "none.toml"], "cannot read target file none.toml"),
         (["--set", "crossbar=4"], "no key 'crossbar'"),
@@ -152,7 +175,9 @@ def test_missing_model_and_folder(xbc: Runner, tmp_path: Path) -> None:
     assert "MODEL.onnx" in xbc("compile").sentence
 
 
-def test_truncated_model_keeps_the_good_result(xbc: Runner, model: Path, program: Path, tmp_path: Path) -> None:
+def test_truncated_model_keeps_the_good_result(
+    xbc: Runner, model: Path, program: Path, tmp_path: Path
+) -> None:
     before = snapshot(program)
     model.write_bytes(model.read_bytes()[:-50])
     assert xbc("compile", model, "-o", program).code == 2
@@ -188,10 +213,13 @@ main.main()
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_in_the_middle(model: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """The signal arrives while the tables are written: one line at most, nothing left, the old result intact."""
+    """The signal arrives while tables are written: one line at most, nothing left, the old result intact."""
     old = tmp_path / "out"
     started = subprocess.run(
-        [sys.executable, "-m", "xbc", "compile", model, "-O0", "-o", old], cwd=tmp_path, capture_output=True, check=True
+        [sys.executable, "-m", "xbc", "compile", model, "-O0", "-o", old],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
     )
     assert started.stderr == b""
     before = snapshot(tmp_path)

@@ -35,14 +35,14 @@ def test_every_constant_states_its_source(name: str) -> None:
             table = line
         elif "=" in line and not line.startswith("#") and table in ("[write]", "[read]", "[device]"):
             key, _, rest = line.partition("=")
-            value, hash_, source = rest.partition("#")
+            _, hash_, source = rest.partition("#")
             same_as_above = key.strip() == "trials_unverified"
             assert (hash_ and source.strip()) or same_as_above, f"{name}: {key.strip()} has no source"
 
 
 def test_user_file(tmp_path: Path) -> None:
     path = tmp_path / "tiny.toml"
-    path.write_text('rows = 4\ncolumns = 8\n[write]\nset_pj = 2\n')
+    path.write_text("rows = 4\ncolumns = 8\n[write]\nset_pj = 2\n")
     chip = load_target(path)
     assert (chip.name, chip.rows, chip.write.set_pj) == ("tiny", 4, 2.0)
     assert load_target(str(path), {"crossbars": 3}).crossbars == 3

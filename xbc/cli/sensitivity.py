@@ -1,0 +1,109 @@
+"""``xbc sensitivity``: how much the loss curves along every weight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xbc.cli import console
+from xbc.cli.options import json_option, limit_option, quiet_option, threads_option
+
+
+@click.command("sensitivity")
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Calibration set: an .npz file named after the model's input, classes (optional) in 'labels'.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File to write  [default: MODEL.sens.npz here]"
+)
+@click.option(
+    "--loss",
+    type=click.Choice(["cross-entropy", "empirical", "squared"]),
+    default="cross-entropy",
+    show_default=True,
+    help="cross-entropy: its exact curvature in the logits; empirical: squared gradient with the labels; "
+    "squared: half the squared error of the outputs.",
+)
+@limit_option
+@threads_option
+@json_option
+@quiet_option
+def command(
+    model: Path, data: Path, output: Path | None, loss: str, limit: int | None, threads: int, as_json: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
+    """Diagonal second derivative of the loss in every crossbar weight (SWIM, arXiv 2202.08395).
+
+    One forward and one backward pass over the set. The file holds one float32 array [outputs, inputs] per layer,
+    named after the layer, and the digest of the model; 'xbc compile --sensitivities' hands it to the passes
+    select-write-verify and reprogram.
+
+    \b
+    Examples:
+      xbc sensitivity model.onnx --data calib.npz -o sens.npz
+      xbc compile model.onnx --sensitivities sens.npz --passes "...,select-write-verify{fraction=0.1}"
+    """
+    from ir.errors import XbcError
+    from xbc.frontend import import_model
+    from xbc.sensitivity import model_sensitivities, save_sensitivities
+    from xbc.sensitivity.diagonal import data_port
+    from xbc.simulate.data import load_data
+    from xbc.targets import load_target
+
+    path = output or Path(f"{model.stem}.sens.npz")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise XbcError(
+            f"cannot write {path}: " + ("it is a folder" if path.is_dir() else "its folder does not exist")
+        )
+    imported = import_model(model, load_target("gather-128"))
+    port = data_port(imported)
+    sets = load_data(data, [port])
+    x = sets.inputs[port.name][:limit]
+    labels = None if sets.labels is None else sets.labels[:limit]
+    with console.progress_bars(quiet) as progress:
+        found = model_sensitivities(
+            imported, x, labels, loss=loss, progress=progress, threads=threads  # type: ignore[arg-type]
+        )  # fmt: skip
+    save_sensitivities(found, path)
+    facts = {
+        "model": model.name,
+        "output": str(path),
+        "samples": found.samples,
+        "loss": found.loss,
+        "layers": [
+            {
+                "name": layer.name,
+                "weights": layer.weights,
+                "mean": float(found.layers[layer.name].mean()),
+                "max": float(found.layers[layer.name].max()),
+                "share": _share(found.layers, layer.name),
+            }
+            for layer in imported.module.layers
+        ],
+    }
+    console.print_json(facts) if as_json else _print(facts)
+
+
+def _share(layers: dict[str, Any], name: str) -> float:
+    total = sum(float(v.sum(dtype="float64")) for v in layers.values())
+    return float(layers[name].sum(dtype="float64")) / total if total else 0.0
+
+
+def _print(facts: dict[str, Any]) -> None:
+    table = console.table(
+        f"{facts['model']}: second derivative of {facts['loss']} over {facts['samples']} samples",
+        "layer", "weights", "mean", "max", "share of the sum",
+    )  # fmt: skip
+    for row in facts["layers"]:
+        table.add_row(
+            row["name"], console.count(row["weights"]), f"{row['mean']:.3g}", f"{row['max']:.3g}",
+            f"{100 * row['share']:.1f} %",
+        )  # fmt: skip
+    console.stdout().print(table)
+    click.echo(f"-> {facts['output']}")

@@ -48,7 +48,7 @@ _INTEGER = re.compile(r"[+-]?\d{1,30}")
 _FLOAT = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|nan)")
 _ITEM = "a field, a record or '}'"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{16}")
-_INLINE = re.compile(r'(?:[^"{}#]|#[^\n]*)*')
+_INLINE = re.compile(r'[^"{}#]*(?:#[^\n]*[^"{}#]*)*')
 _COMMENT = re.compile(r"#[^\n]*")
 
 
@@ -84,10 +84,10 @@ def parse_module(text: str, arrays: Mapping[str, Array] | Source | None = None) 
         source = _lookup(arrays)
     parser = _Parser(text, source)
     parser.header()
-    line = parser.line()
+    place = parser.here()
     word = parser.word("'module'")
     if word != "module":
-        parser.fail(f"expected 'module', found {word!r}", line)
+        parser.fail(f"expected 'module', found {word!r}", place)
     module: Module = parser.record(schema(Module))
     parser.skip()
     if parser.at < len(text):
@@ -118,13 +118,14 @@ class _Parser:
 
     # -- places and errors ---------------------------------------------------------------------------------
 
-    def line(self) -> int:
-        """Line number (from 1) of the next token."""
+    def here(self) -> int:
+        """Where the next token begins."""
         self.skip()
-        return self.text.count("\n", 0, self.at) + 1
+        return self.at
 
-    def fail(self, problem: str, line: int | None = None) -> NoReturn:
-        where = f"line {self.line() if line is None else line}"
+    def fail(self, problem: str, place: int | None = None) -> NoReturn:
+        number = self.text.count("\n", 0, self.here() if place is None else place) + 1
+        where = f"line {number}"
         if self.inside:
             where += f", {' > '.join(self.inside)}"
         raise TextError(f"{where}: {problem}")
@@ -138,11 +139,11 @@ class _Parser:
         token = word[0] if word else self.text[self.at : self.at + 1]
         return repr(token[:40]) if token else "the end of the text"
 
-    def unknown(self, what: str, name: str, known: Iterable[str], line: int) -> NoReturn:
+    def unknown(self, what: str, name: str, known: Iterable[str], place: int) -> NoReturn:
         names = list(known)
         near = difflib.get_close_matches(name[:40], names, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        self.fail(f"unknown {what} {name[:40]!r}{hint} (known: {', '.join(names)})", line)
+        self.fail(f"unknown {what} {name[:40]!r}{hint} (known: {', '.join(names)})", place)
 
     # -- tokens --------------------------------------------------------------------------------------------
 
@@ -189,58 +190,54 @@ class _Parser:
         match = _HEADER.match(self.text)
         if match is None:
             raise TextError(f"line 1: not an xbc module: the first line must be 'xir {FORMAT}'")
-        line = self.text.count("\n", 0, match.start("version")) + 1
+        place = match.start("version")
         version = int(match["version"])
         if version > FORMAT:
             known = f"{FORMAT}, the newest that this xbc reads"
-            self.fail(f"format version {version} is newer than {known}: install a newer xbc", line)
+            self.fail(f"format version {version} is newer than {known}: install a newer xbc", place)
         if version < 1:
-            self.fail(f"format version {version} does not exist; this is version {FORMAT}", line)
+            self.fail(f"format version {version} does not exist; this is version {FORMAT}", place)
         self.at = match.end()
         if match["digest"]:
             body = self.text[self.at :].encode("utf-8", "surrogatepass")
             if match["digest"] != "sha256:" + hashlib.sha256(body).hexdigest():
                 self.fail(
                     "the text does not have the digest that this line states: it is damaged, or was edited "
-                    "(after an edit on purpose, delete the digest)", line
+                    "(after an edit on purpose, delete the digest)", place
                 )  # fmt: skip
 
     def record(self, shape: Schema) -> Any:
         """A record whose keyword has been read."""
-        start = self.line()
-        values: dict[str, Any] = {}
+        start = self.here()
+        values: dict[str, Any] = {slot.field: [] for slot in shape.slots.values() if slot.many}
         if shape.label:
             values[shape.label] = self.string()
         label = f' "{values[shape.label]}"' if shape.label else ""
         self.inside.append(shape.keyword + label)
         self.expect("{")
         while not self.take("}"):
-            line = self.line()
+            place = self.here()
             name = self.word(_ITEM)
             if self.take("="):
                 if name not in shape.values:
-                    self.unknown("field", name, shape.values, line)
-                self.once(values, name, name, line)
+                    self.unknown("field", name, shape.values, place)
+                self.once(values, name, name, place)
                 values[name] = self.value(shape.values[name], f"field {name!r}")
             elif name in shape.slots:
                 slot = shape.slots[name]
                 if not slot.many:
-                    self.once(values, slot.field, name, line)
+                    self.once(values, slot.field, name, place)
                 item = self.record(schema(slot.cls))
                 if slot.many:
-                    values.setdefault(slot.field, []).append(item)
+                    values[slot.field].append(item)
                 else:
                     values[slot.field] = item
             elif name in shape.values:
-                self.fail(f"expected '=' after {name!r}, found {self.found()}", line)
+                self.fail(f"expected '=' after {name!r}, found {self.found()}", place)
             elif not name.isidentifier() or not shape.slots:
-                self.fail(f"expected {_ITEM}, found {name[:40]!r}", line)
+                self.fail(f"expected {_ITEM}, found {name[:40]!r}", place)
             else:
-                self.unknown("record", name, shape.slots, line)
-        for name in shape.required:
-            many = any(slot.field == name and slot.many for slot in shape.slots.values())
-            if name not in values and many:
-                values[name] = []
+                self.unknown("record", name, shape.slots, place)
         missing = [name for name in shape.cls.__dataclass_fields__ if name in shape.required - values.keys()]
         if missing:
             self.fail(f"{' and '.join(map(repr, missing))} must be given", start)
@@ -251,10 +248,10 @@ class _Parser:
         self.inside.pop()
         return made
 
-    def once(self, values: dict[str, Any], field: str, name: str, line: int) -> None:
+    def once(self, values: dict[str, Any], field: str, name: str, place: int) -> None:
         if field in values:
             clash = "" if field == name else f" ({field!r} has been read already)"
-            self.fail(f"{name!r} is given twice{clash}", line)
+            self.fail(f"{name!r} is given twice{clash}", place)
 
     def value(self, hint: Any, what: str) -> Any:
         if is_array(hint):
@@ -263,7 +260,7 @@ class _Parser:
             return self.items(typing.get_args(hint), what)
         if hint is str:
             return self.string()
-        line = self.line()
+        place = self.here()
         kind = {int: "an integer", float: "a number", bool: "true or false"}[hint]
         word = self.word(f"{kind} ({what})")
         if hint is bool and word in ("true", "false"):
@@ -272,26 +269,26 @@ class _Parser:
             return int(word)
         if hint is float and _FLOAT.fullmatch(word):
             return float(word)
-        self.fail(f"{what}: expected {kind}, found {word[:40]!r}", line)
+        self.fail(f"{what}: expected {kind}, found {word[:40]!r}", place)
 
     def items(self, hints: tuple[Any, ...], what: str) -> tuple[Any, ...]:
-        line = self.line()
+        place = self.here()
         self.expect("[")
         values: list[Any] = []
         repeated = len(hints) == 2 and hints[1] is Ellipsis
         while not self.take("]"):
             if not repeated and len(values) == len(hints):
-                self.fail(f"{what}: expected a list of {len(hints)} entries, found more", line)
+                self.fail(f"{what}: expected a list of {len(hints)} entries, found more", place)
             values.append(self.value(hints[0] if repeated else hints[len(values)], what))
         if not repeated and len(values) != len(hints):
-            self.fail(f"{what}: expected a list of {len(hints)} entries, found {len(values)}", line)
+            self.fail(f"{what}: expected a list of {len(hints)} entries, found {len(values)}", place)
         return tuple(values)
 
     def array(self, what: str) -> Array:
-        line = self.line()
+        place = self.here()
         name = self.word(f"an array such as int32 [2, 3] {{...}} ({what})")
         if name not in DTYPES:
-            self.unknown("array type", name, sorted(DTYPES), line)
+            self.unknown("array type", name, sorted(DTYPES), place)
         dtype = np.dtype(name)
         self.expect("[")
         shape: list[int] = []
@@ -299,12 +296,12 @@ class _Parser:
             word = self.word("an axis length or ']'")
             if not word.isdecimal() or len(word) > 12 or len(shape) == MAX_AXES:
                 limit = f"at most {MAX_AXES} axes of 12 digits"
-                self.fail(f"{what}: {word[:40]!r} is no axis length ({limit})", line)
+                self.fail(f"{what}: {word[:40]!r} is no axis length ({limit})", place)
             shape.append(int(word))
         if max(math.prod(n for n in shape if n), 1) * dtype.itemsize >= 2**62:
-            self.fail(f"{what}: an array of shape {shape} exceeds any memory", line)
+            self.fail(f"{what}: an array of shape {shape} exceeds any memory", place)
         if self.take("@"):
-            return self.reference(what, dtype, tuple(shape), line)
+            return self.reference(what, dtype, tuple(shape), place)
         self.expect("{")
         match = _INLINE.match(self.text, self.at)
         assert match is not None
@@ -313,40 +310,40 @@ class _Parser:
         words = body.replace(",", " ").split()
         self.expect("}")
         if len(words) != math.prod(shape):
-            self.fail(f"{what}: shape {shape} has {math.prod(shape)} elements, {len(words)} are given", line)
-        return frozen(self.numbers(words, dtype, what, line).reshape(shape))
+            self.fail(f"{what}: shape {shape} has {math.prod(shape)} elements, {len(words)} are given", place)
+        return frozen(self.numbers(words, dtype, what, place).reshape(shape))
 
-    def numbers(self, words: list[str], dtype: np.dtype[Any], what: str, line: int) -> Array:
+    def numbers(self, words: list[str], dtype: np.dtype[Any], what: str, place: int) -> Array:
         pattern = _FLOAT if dtype.kind == "f" else _INTEGER
         for word in words:
             if not pattern.fullmatch(word):
-                self.fail(f"{what}: {word[:40]!r} is not of type {dtype.name}", line)
+                self.fail(f"{what}: {word[:40]!r} is not of type {dtype.name}", place)
         if dtype.kind == "f":
             wide = np.array([float(word) for word in words], np.float64)
             with np.errstate(over="ignore"):
                 array = wide.astype(dtype)
             for i in np.flatnonzero(np.isinf(array)):
                 if "inf" not in words[i]:
-                    self.fail(f"{what}: {words[i][:40]} is outside the range of {dtype.name}", line)
+                    self.fail(f"{what}: {words[i][:40]} is outside the range of {dtype.name}", place)
             return array
         low, high = (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
         values = [int(word) for word in words]
         for number in values:
             if not low <= number <= high:
-                self.fail(f"{what}: {number} is outside the range of {dtype.name}", line)
+                self.fail(f"{what}: {number} is outside the range of {dtype.name}", place)
         return np.array(values, dtype)
 
-    def reference(self, what: str, dtype: np.dtype[Any], shape: tuple[int, ...], line: int) -> Array:
+    def reference(self, what: str, dtype: np.dtype[Any], shape: tuple[int, ...], place: int) -> Array:
         key = self.word("a digest sha256:<16 hex digits>")
         if not _DIGEST.fullmatch(key):
-            self.fail(f"{what}: {key[:80]!r} is no digest sha256:<16 hex digits>", line)
+            self.fail(f"{what}: {key[:80]!r} is no digest sha256:<16 hex digits>", place)
         try:
             array = self.source(Reference(key, dtype, shape))
         except XbcError as error:
-            self.fail(f"{what}: {error}", line)
+            self.fail(f"{what}: {error}", place)
         if array.dtype != dtype or array.shape != shape:
             self.fail(
                 f"{what}: array {key} is {array.dtype.name} {list(array.shape)}, "
-                f"the text says {dtype.name} {list(shape)}", line
+                f"the text says {dtype.name} {list(shape)}", place
             )  # fmt: skip
         return array

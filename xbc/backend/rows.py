@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,21 +66,25 @@ def _per_group(values: Array, outputs: Array, dtype: Any) -> Array:
     return np.where(outputs >= 0, spread, 0).astype(dtype)
 
 
+Piece = Array | tuple[Array, Array] | None
+
+
 class TableWriter:
     """Collects pieces of columns and writes them in row groups of about ``GROUP_VALUES`` values.
 
-    A piece is a mapping column -> array ``[n]`` or, for list columns, ``[n, width]`` or None (null lists).
+    A piece is a mapping column -> array ``[n]`` or, for list columns, ``[n, width]``, a pair of it and of a
+    ``[n]`` mask of the lists that are present, or None when all are missing.
     """
 
     def __init__(self, folder: Path, table: str) -> None:
         """Creates the table's file in ``folder``."""
         self._table = table
         self._writer = open_table(folder / file_of(table), table)
-        self._pieces: list[tuple[int, dict[str, Array | None]]] = []
+        self._pieces: list[tuple[int, Mapping[str, Piece]]] = []
         self._values = 0
         self.rows = 0
 
-    def add(self, rows: int, values: int, piece: dict[str, Array | None]) -> None:
+    def add(self, rows: int, values: int, piece: Mapping[str, Piece]) -> None:
         """Takes ``rows`` rows that hold about ``values`` values in their longest column."""
         if not rows:
             return
@@ -102,15 +107,22 @@ class TableWriter:
         self._pieces, self._values = [], 0
 
     @staticmethod
-    def _column(kind: Any, pieces: list[tuple[int, Array | None]]) -> Any:
+    def _column(kind: Any, pieces: list[tuple[int, Piece]]) -> Any:
         if not hasattr(kind, "value_type"):
             return np.concatenate([part for _, part in pieces if part is not None])
-        lengths = np.concatenate([np.full(n, 0 if part is None else part.shape[1]) for n, part in pieces])
-        flat = [part.reshape(-1) for _, part in pieces if part is not None]
+        lengths, null, flat = [], [], []
+        for n, part in pieces:
+            values, present = part if isinstance(part, tuple) else (part, np.full(n, part is not None))
+            lengths.append(np.where(present, 0 if values is None else values.shape[1], 0))
+            null.append(~present)
+            if values is not None:
+                flat.append((values if present.all() else values[present]).reshape(-1))
         values = np.concatenate(flat) if flat else np.zeros(0, np.int32)
-        null = np.concatenate([np.full(n, part is None) for n, part in pieces])
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return list_column(values.astype(kind.value_type.to_pandas_dtype(), copy=False), offsets, kind, null)
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+        missing = np.concatenate(null)
+        return list_column(
+            values.astype(kind.value_type.to_pandas_dtype(), copy=False), offsets, kind, missing
+        )
 
     def __enter__(self) -> TableWriter:
         """The writer itself."""
@@ -127,7 +139,7 @@ class TableWriter:
 
 def section_piece(
     body: Programmed, layer: int, section: int, part: slice, wanted: Array
-) -> dict[str, Array | None]:
+) -> Mapping[str, Piece]:
     """Columns of the sections table for some rows of a layer's section table.
 
     Args:
@@ -136,10 +148,10 @@ def section_piece(
     """
     n = part.stop - part.start
     outputs, stored = body.outputs[part], body.stored[part]
-    flip = None if body.flip is None or not body.flip[part].any() else body.flip[part]
-    held = stored if flip is None else stored ^ flip[:, None, :]
     driven = body.driven(part)[:, :, None] & (outputs >= 0)[:, None, :]
-    exact = np.array_equal(held * driven, wanted * driven)
+    flip = None if body.flip is None else body.flip[part]
+    held = stored if flip is None else stored ^ flip[:, None, :]
+    inexact = ((held != wanted) & driven).any(axis=(1, 2))
     return {
         "section": np.arange(section, section + n, dtype=np.int32),
         "layer": np.full(n, layer, np.int32),
@@ -151,7 +163,7 @@ def section_piece(
         "signs": body.row_signs(part) if body.encoding == "driver" else None,
         "scale": _per_group(body.scale, outputs, np.float32),
         "offset": _per_group(body.offset, outputs, np.int32),
-        "stored": (stored * driven).reshape(n, -1).astype(np.uint32),
-        "wanted": None if exact else (wanted * driven).reshape(n, -1).astype(np.uint32),
-        "flip": None if flip is None else flip.astype(np.uint32),
+        "stored": (stored * driven).reshape(n, -1),
+        "wanted": ((wanted * driven).reshape(n, -1), inexact) if inexact.any() else None,
+        "flip": None if flip is None else (flip, np.asarray(flip.any(axis=1))),
     }

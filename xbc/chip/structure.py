@@ -165,13 +165,18 @@ def check_sections(program: Program, block: Block, start: int) -> None:
         values = block[name].values
         bad = (values < -1) | (values >= np.repeat(most, block[name].lengths))
         first(_any_in(block[name], bad), f"names one of its {name} that the layer does not have")
-    bits = np.array([row.columns_per_weight * row.bits_per_cell for row in layers])[layer]
+    bits_per_cell = np.array([row.bits_per_cell for row in layers])[layer]
+    bits = np.array([row.columns_per_weight for row in layers])[layer] * bits_per_cell
     for name in ("stored", "wanted", "flip"):
         bad = (
             block[name].values.astype(np.uint64) >> np.repeat(bits, block[name].lengths).astype(np.uint64)
             != 0
         )
         first(_any_in(block[name], bad), f"has a word in {name} that is wider than its cells")
+    first(
+        _any_in(block["flip"], _mixed(block["flip"], bits_per_cell)),
+        "has a flip whose digits are not all 0 or all 1",
+    )
     first(_any_in(block["signs"], np.abs(block["signs"].values) != 1), "has a sign that is not 1 or -1")
     outputs = block["outputs"].values
     where = np.repeat(layer, block["outputs"].lengths)
@@ -207,6 +212,17 @@ def _any_in(lists: Lists, bad: Array) -> Array:
     hits = np.zeros(len(lists), np.bool_)
     hits[np.searchsorted(lists.offsets, np.flatnonzero(bad), side="right") - 1] = True
     return hits
+
+
+def _mixed(flip: Lists, bits_per_cell: Array) -> Array:
+    """Flip words with a digit that is neither 0 nor full."""
+    bits = np.repeat(bits_per_cell, flip.lengths)
+    full = (1 << bits) - 1
+    mixed = np.zeros(len(flip.values), np.bool_)
+    for digit in range(32 if len(flip.values) else 0):
+        held = (flip.values.astype(np.int64) >> np.minimum(bits * digit, 32)) & full
+        mixed |= (held != 0) & (held != full)
+    return mixed
 
 
 def _of_layer(layers: tuple[LayerRow, ...], name: str, layer: Array, outputs: Array) -> Array:

@@ -44,33 +44,15 @@ def passes_page() -> str:
     for name in PASSES:
         facts = describe(load_pass(name))
         lines += [f"## {name}", "", f"Needs `{facts['requires']}`, makes `{facts['ensures']}`.", ""]
-        lines += [*_manual(facts["manual"]), ""]
+        lines += [facts["manual"].replace("``", "`"), ""]
         if facts["options"]:
-            lines += ["| option | type | default |", "|---|---|---|"]
+            lines += ["| option | type | default | meaning |", "|---|---|---|---|"]
             for option in facts["options"]:
-                kind = option["type"].replace("|", "\\|")
-                lines.append(f"| `{option['name']}` | {kind} | `{shown_default(option['default'])}` |")
+                kind, meaning = (option[key].replace("|", "\\|") for key in ("type", "meaning"))
+                default = shown_default(option["default"])
+                lines.append(f"| `{option['name']}` | {kind} | `{default}` | {meaning.replace('``', '`')} |")
             lines += ["", f"Example: `{example(facts)}`", ""]
     return "\n".join(lines)
-
-
-def _manual(text: str) -> list[str]:
-    """A docstring as Markdown: RST literals become code, an indented ``Options:`` list becomes a block."""
-    out: list[str] = []
-    inside = False
-    for line in text.splitlines():
-        heading = line.endswith(":") and not line.startswith(" ") and line[:-1].isalpha()
-        if heading:
-            out += ["", f"**{line[:-1]}**", "", "```text"]
-            inside = True
-        elif inside and line and not line.startswith(" "):
-            out += ["```", "", line.replace("``", "`")]
-            inside = False
-        elif inside:
-            out.append(line.removeprefix("    "))
-        else:
-            out.append(line.replace("``", "`"))
-    return [*out, "```"] if inside else out
 
 
 def commands_page() -> str:

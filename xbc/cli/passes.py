@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -53,30 +55,49 @@ def describe(cls: type[Pass]) -> dict[str, Any]:
     """The facts of a pass: what its class, fields and docstring say."""
     from passes.base import describe_type
 
-    text = inspect.cleandoc(cls.__doc__ or "")
-    summary = text.split("\n\n")[0].replace("\n", " ")
+    text, meanings = split_manual(inspect.cleandoc(cls.__doc__ or ""))
     return {
         "name": cls.name,
-        "summary": summary,
+        "summary": text.split("\n\n")[0].replace("\n", " "),
         "manual": text,
         "requires": cls.requires.stage(),
         "ensures": cls.ensures.stage(),
         "options": [
-            {"name": option, "type": describe_type(hint), "default": default}
+            {
+                "name": option,
+                "type": describe_type(hint),
+                "default": default,
+                "meaning": meanings.get(option, ""),
+            }
             for option, (hint, default) in cls.options().items()
         ],
     }
 
 
+_OPTION = re.compile(r"^    ([a-z][a-z0-9-]*): ", re.MULTILINE)
+
+
+def split_manual(docstring: str) -> tuple[str, dict[str, str]]:
+    """A docstring without its ``Options:`` block, and that block as option -> meaning on one line."""
+    before, found, rest = docstring.partition("\nOptions:\n")
+    if not found:
+        return docstring.strip(), {}
+    block, _, after = rest.partition("\n\n")
+    parts = _OPTION.split(block)
+    meanings = {name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    return f"{before.strip()}\n\n{after.strip()}".strip(), meanings
+
+
 def manual(facts: dict[str, Any]) -> str:
     """Manual page in plain text."""
-    lines = [facts["name"], "=" * len(facts["name"]), "", facts["manual"], ""]
+    lines = [facts["name"], "=" * len(facts["name"]), "", facts["manual"].replace("``", "`"), ""]
     lines += [f"Needs stage {facts['requires']!r}, makes stage {facts['ensures']!r}.", ""]
     if facts["options"]:
-        shown = [(o["name"], o["type"], shown_default(o["default"])) for o in facts["options"]]
-        widths = [max(len(row[i]) for row in shown) for i in range(2)]
-        lines.append("Options, in braces after the name: " + example(facts))
-        lines += [f"  {n:<{widths[0]}}  {t:<{widths[1]}}  default {d}" for n, t, d in shown]
+        lines.append(f"Options, in braces after the name, e.g. {example(facts)}:")
+        for option in facts["options"]:
+            lines.append(f"  {option['name']}={shown_default(option['default'])}  ({option['type']})")
+            meaning = option["meaning"].replace("``", "`")
+            lines += textwrap.wrap(meaning, 96, initial_indent="      ", subsequent_indent="      ")
     else:
         lines.append("No options.")
     return "\n".join(lines) + "\n"

@@ -128,6 +128,10 @@ def test_passes(xbc: Runner) -> None:
         assert page.code == 0
         assert page.out.startswith(name + "\n")
         assert "Needs stage" in page.out
+    unexplained = [
+        f"{p['name']}: {o['name']}" for p in facts["passes"] for o in p["options"] if not o["meaning"]
+    ]
+    assert not unexplained, f"say in the docstring's Options block what they mean: {unexplained}"
     assert "did you mean 'quantize'" in xbc("passes", "quantise").sentence
 
 

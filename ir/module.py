@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ir.errors import XbcError
 from ir.layout import Layout
-from ir.stages import B, Body
+from ir.stages import STAGES, B, Body, Float
 from ir.target import Target
 
 if TYPE_CHECKING:
@@ -133,6 +133,4 @@ class Module:
 
     def stage(self) -> type[Body]:
         """The earliest stage any layer is at."""
-        from ir.stages import STAGES, Float
-
         return min((type(layer.body) for layer in self.layers), key=STAGES.index, default=Float)

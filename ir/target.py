@@ -100,7 +100,7 @@ class Device:
         verify_window: write-verify repeats until the error is within this fraction of the window
             (the normal law is cut there); 0 = no window, ``sigma_verified`` alone.
         set_error, reset_error: multiples of the error for cells whose last write was a SET, a RESET.
-        read_noise: relative standard deviation per read, of the highest conductance.
+        read_noise: standard deviation per read, relative to the cell's own conductance.
         drift_exponent: G(t) = G0 * (t / 1 s) ** -drift_exponent.
         drift_spread: standard deviation of the exponent from cell to cell.
         retention_s: time between programming and read (drift starts at 1 s).

@@ -86,10 +86,10 @@ class _Printer:
             one = f"[{', '.join(items)}]"
             if len(one) <= room:
                 return [one]
-            if any(isinstance(item, tuple) for item in value):
+            if any(isinstance(item, tuple | str) for item in value):
                 return ["[", *(f"  {item}" for item in items), "]"]
             return ["[", *_wrapped(", ".join(items)), "]"]
-        return [self.scalar(value)]
+        return [self.scalar(float(value) if hint is float else value)]
 
     def scalar(self, value: Any) -> str:
         if isinstance(value, tuple):
@@ -110,7 +110,7 @@ class _Printer:
             return [f"{head} @{key}"]
         rows = _array_rows(array)
         one = f"{head} {{{', '.join(rows)}}}"
-        if len(one) <= room:
+        if len(one) <= room or not rows:
             return [one]
         lines = [line for row in rows[:-1] for line in _wrapped(row + ",")] + _wrapped(rows[-1])
         return [f"{head} {{", *lines, "}"]

@@ -125,6 +125,21 @@ def test_floats_keep_every_bit(values: list[float]) -> None:
     np.testing.assert_array_equal(np.isnan(read), np.isnan(array))
 
 
+def test_long_values_are_wrapped_and_read_back() -> None:
+    layer = example().layers[1]
+    empty = np.zeros((0, 10**9, 10**6, 1, 1), np.float32)
+    kernel = tuple(range(1000, 1060))
+    origin = dataclasses.replace(layer.origin, kernel=kernel, node="with spaces " * 20)
+    target = Target("t", 4, 3, endurance=1000000, faulty=((0, 1, 2, 0), (0, 3, 1, 1)) * 10)
+    layers = (Layer("a", origin, Float(values=empty)), dataclasses.replace(layer, name="b" * 90))
+    module = Module("m", target, layers, (("a", "b" * 90), ("b" * 90, "a")))
+    text = print_module(module, 100)
+    assert parse_module(text) == module
+    assert print_module(parse_module(text), 100) == text
+    assert f'  edges = [\n    ["a", "{"b" * 90}"]' in text
+    assert "  1000, 1001" in text
+
+
 def test_golden(golden: Callable[[str, str], None]) -> None:
     module = example()
     assert verify_module(module) == []

@@ -51,7 +51,7 @@ def normalise(source: ModelFile, work: Path, *, optimise: bool = True) -> Normal
     """The normal form of a model.
 
     Args:
-        source: the model as read; its protobuf is changed in place.
+        source: the model as read; its protobuf is used up.
         work: existing folder for the side file.
         optimise: let onnxruntime fold constants and batch normalisations.
     Raises: XbcError when constants of the model would unfold beyond the machine's memory.
@@ -70,6 +70,7 @@ def normalise(source: ModelFile, work: Path, *, optimise: bool = True) -> Normal
     if optimise:
         try:
             model, folder = _optimise(model, source.folder, work), work
+            source.model.Clear()  # its weights now lie in the side file
         except Exception as error:  # onnxruntime raises many kinds, none of them documented
             notes.append(
                 f"onnxruntime cannot optimise this model, it is compiled as it is: {one_line(error)}"
@@ -181,6 +182,7 @@ def _optimise(model: onnx.ModelProto, folder: Path, work: Path) -> onnx.ModelPro
     options.optimized_model_filepath = str(result)
     for key, value in {
         "session.disable_prepacking": "1",
+        "session.disable_double_qdq_remover": "1",
         "session.model_external_initializers_file_folder_path": str(folder),
         "session.optimized_model_external_initializers_file_name": "normalised.bin",
         "session.optimized_model_external_initializers_min_size_in_bytes": str(INLINE_BYTES),

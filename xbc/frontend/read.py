@@ -62,6 +62,11 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
     if file.is_dir():
         raise XbcError(f"{file} is a folder: give the .onnx file inside it")
     try:
+        size = file.stat().st_size
+        if not file.is_file():
+            raise XbcError(f"{file} is no regular file")
+        if size > PROTOBUF_LIMIT:
+            raise XbcError(f"{file} is larger than 2 GiB, the limit of protobuf: save it with external data")
         content = file.read_bytes()
     except FileNotFoundError:
         raise XbcError(f"{file} does not exist") from None
@@ -69,8 +74,6 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
         raise XbcError(f"{file} cannot be read: {error.strerror}") from None
     if not content:
         raise XbcError(f"{file} is empty, not an ONNX model")
-    if len(content) > PROTOBUF_LIMIT:
-        raise XbcError(f"{file} is larger than 2 GiB, which protobuf cannot hold: save it with external data")
     _check_wire(content, file)
     model = onnx.ModelProto()
     try:

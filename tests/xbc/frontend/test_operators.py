@@ -366,7 +366,8 @@ def test_qgemm(optimise: bool, tmp_path: Path) -> None:
     names = ["a", "as", "az", "b", "bs", "bz", "", "ys", "yz"]
     constants = {
         "as": np.array(0.1, F), "az": np.array(3, np.uint8), "b": integers(3, 5),
-        "bs": np.array([0.1, 0.2, 0.3], F), "bz": np.zeros(3, np.int8), "ys": np.array(9.0, F), "yz": np.array(128, np.uint8),
+        "bs": np.array([0.1, 0.2, 0.3], F), "bz": np.zeros(3, np.int8),
+        "ys": np.array(9.0, F), "yz": np.array(128, np.uint8),
     }  # fmt: skip
     nodes = [node("QGemm", names, ["y"], transB=1, domain="com.microsoft")]
     proto = model(nodes, {"a": (np.uint8, [4, 5])}, {"y": (np.uint8, 2)}, constants)

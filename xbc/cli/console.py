@@ -140,6 +140,11 @@ def quantity(value: float | None, unit: str) -> str:
     return f"{value:,.3g} {ladder[-1]}"
 
 
+def figure(value: float) -> str:
+    """Three digits below 100, whole numbers above: 0.0123, 88.6, 1,143."""
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+
+
 def seconds(value: float) -> str:
     """``12.3 s`` / ``45 ms``."""
     return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.0f} ms"

@@ -185,8 +185,9 @@ def print_facts(facts: dict[str, Any]) -> None:
 
 def _print_wear(wear: dict[str, Any], out: Any) -> None:
     out.print(
-        f"\n[bold]Wear[/] (writes per cell and inference): max {wear['max']:,}, p99 {wear['p99']:,.0f}, "
-        f"mean {wear['mean']:.3g}; worst cell lives {console.count(wear['lifetime_inferences'])} inferences"
+        f"\n[bold]Wear[/] (writes per cell and inference): max {console.figure(wear['max'])}, "
+        f"p99 {console.figure(wear['p99'])}, mean {console.figure(wear['mean'])}; "
+        f"worst cell lives {console.count(wear['lifetime_inferences'])} inferences"
     )
     largest = max(entry["cells"] for entry in wear["histogram"])
     for entry in wear["histogram"]:
@@ -195,5 +196,5 @@ def _print_wear(wear: dict[str, Any], out: Any) -> None:
         bar = "#" * max(1, round(40 * entry["cells"] / largest))
         out.print(f"  {label:>22} writes {entry['cells']:>12,} cells  {bar}", highlight=False)
     if wear["mean_by_digit"]:
-        digits = "  ".join(f"{value:.3g}" for value in wear["mean_by_digit"])
+        digits = "  ".join(console.figure(value) for value in wear["mean_by_digit"])
         out.print(f"  mean by digit of a weight, most significant first: {digits}")

@@ -137,8 +137,9 @@ class HostSession:
         feeds, samples = self.feeds(inputs)
         size, padded = self._batch(feeds, batch)
         names = [p.name for p in self.outputs]
-        stacked = {p.name for p in self.outputs if not p.shape or (not padded and p.shape[0] is not None)}
-        if stacked and not padded:
+        stacked: set[str] = set()
+        if not padded and any(not p.shape or p.shape[0] is not None for p in self.outputs):
+            stacked = {p.name for p in self.outputs if not p.shape or p.shape[0] is not None}
             size = 1
         start = 0
         while start < samples:

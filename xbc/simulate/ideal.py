@@ -101,6 +101,11 @@ def evaluate(
     """
     before = HostSession(reference, threads=threads, name="the reference model")
     after = HostSession(compiled, threads=threads, name="the compiled model")
+    if [p.name for p in after.outputs] != [p.name for p in before.outputs]:
+        raise XbcError(
+            "the compiled model has other outputs than the reference: it was made from another model"
+        )
+    after.outputs = before.outputs  # one reading of the declared shapes, so both deal samples alike
     inputs = {p.name: data.inputs[p.name] for p in before.inputs if p.name in data.inputs}
     _, samples = before.feeds(inputs)
     if data.labels is not None and len(data.labels) != samples:

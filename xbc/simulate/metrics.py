@@ -121,9 +121,11 @@ class Comparison:
                 raise XbcError(f"output {name!r} of the compiled model does not match the reference's")
             self.errors.setdefault(name, OutputError()).add(array, other)
         first, second = reference[self.primary], compiled[self.primary]
-        labels = None if self.labels is None else self.labels[self.samples : self.samples + len(first)]
-        if labels is not None and len(labels) != len(first):
-            raise XbcError(f"there are {len(self.labels or ())} labels for more samples than that")
+        labels = None
+        if self.labels is not None:
+            labels = self.labels[self.samples : self.samples + len(first)]
+            if len(labels) != len(first):
+                raise XbcError(f"there are {len(self.labels)} labels for more samples than that")
         axis = self._class_axis(first, labels)
         if axis is None:
             first, second = first.reshape(len(first), -1), second.reshape(len(second), -1)

@@ -19,6 +19,7 @@ PASSES = {
     "deal-sections": "passes.deal_sections:DealSections",
     "match-rows": "passes.match_rows:MatchRows",
     "reprogram": "passes.reprogram:Reprogram",
+    "select-write-verify": "passes.select_write_verify:SelectWriteVerify",
 }
 
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Body, Placed, Sectioned
@@ -20,6 +23,8 @@ from passes.manager import Hook, Options, PassRecord, Run, finish, run_pipeline
 from passes.pipeline import LEVELS, format_pipeline, parse_pipeline
 
 DEFAULT_LEVEL = 2
+FIRST_ONLY = 1
+"""Phase of writes that only the first inference needs."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ def compile_model(
     settings: Mapping[str, Any] | None = None,
     pipeline: str | None = None,
     level: int = DEFAULT_LEVEL,
+    sensitivities: str | os.PathLike[str] | None = None,
     seed: int = 0,
     threads: int = 2,
     progress: Progress | None = None,
@@ -59,14 +65,15 @@ def compile_model(
     """Compile ``model`` and write the program to ``output``, whole or not at all.
 
     Args:
-        model: an ONNX file. output: directory to write; ``<model>.xbc`` in the current directory when None.
-        An older program there is
-            replaced once the new one is complete.
-        target: a shipped chip's name, a TOML file, or a Target. settings: keys of the target to replace,
-        dotted (``{"crossbars": 64}``). pipeline: pipeline text; None takes that of ``level``.  One that
-        ends before the sections are placed is
+        model: an ONNX file.
+        output: directory to write; ``<model>.xbc`` in the current directory when None.  An older program there
+            is replaced once the new one is complete.
+        target: a shipped chip's name, a TOML file, or a Target.
+        settings: keys of the target to replace, dotted (``{"crossbars": 64}``).
+        pipeline: pipeline text; None takes that of ``level``.  One that ends before the sections are placed is
             completed with ``deal-sections``.
         level: 0..2, see ``passes.pipeline.LEVELS``.
+        sensitivities: file of ``xbc sensitivity`` for this model, for the passes that use it.
         seed: of every random choice.
         threads: worker threads; the program does not depend on it.
         progress: called with (what, done, total).
@@ -98,6 +105,11 @@ def compile_model(
             f"{source} has no layer with static weights that a crossbar can hold"
             + (f"; {len(module.unmapped)} nodes stay in the host graph" if module.unmapped else "")
         )
+    if sensitivities is not None:
+        from xbc.sensitivity import load_sensitivities
+
+        found = load_sensitivities(sensitivities, module)
+        context.data |= {"sensitivities": found.layers, "sensitivities_loss": found.loss}
     options = Options(verify_each=verify_each, before=before, after=after)
     run = run_pipeline(module, passes, context, options)
     if not issubclass(run.module.stage(), Placed):
@@ -113,12 +125,13 @@ def compile_model(
     counts = count_all(done)
     text = format_pipeline(passes)
     command = ["xbc", "compile", source.name, "--target", chip.name, "--passes", text, "--seed", str(seed)]
+    if sensitivities is not None:
+        command += ["--sensitivities", Path(sensitivities).name]
     provenance = {"command": shlex.join(command), "pipeline": text, "seed": seed, "facts": context.facts}
     emit_program(
         done, imported.host, directory, provenance=provenance, counts=counts, progress=context.progress
     )
-    loads = read_loads(directory)
-    energy, duration = write_cost(loads["step"], loads["set"], loads["reset"], loads["write_verify"], chip)
+    energy, duration = write_cost(*read_loads(directory), chip)
     summary = {
         "model": source.name,
         "target": chip.name,
@@ -174,13 +187,24 @@ def pass_facts(record: PassRecord) -> dict[str, Any]:
     }
 
 
-def read_loads(directory: Path) -> dict[str, Any]:
-    """Columns of the emitted ``loads`` table that cost time or energy."""
+def read_loads(directory: Path) -> tuple[Array, Array, Array, Array, Array]:
+    """What costs time or energy: each load's step, cells SET and RESET, how many of these are verified."""
     import pyarrow.parquet
 
-    columns = ["step", "set", "reset", "write_verify"]
-    table = pyarrow.parquet.read_table(directory / "loads.parquet", columns=columns)
-    return {name: table[name].to_numpy() for name in columns}
+    table = pyarrow.parquet.read_table(
+        directory / "loads.parquet", columns=["step", "set", "reset", "write_verify"]
+    )
+    step, raised, lowered, any_verified = (column.to_numpy() for column in table.columns)
+    verified = np.zeros((2, len(step)), np.int64)
+    if any_verified.any():
+        columns = ["load", "before", "after", "phase", "verify"]
+        with pyarrow.parquet.ParquetFile(directory / "writes.parquet") as writes:
+            for batch in writes.iter_batches(1 << 20, columns=columns):
+                load, before, after, phase, verify = (c.to_numpy(zero_copy_only=False) for c in batch.columns)
+                steady = verify & (phase != FIRST_ONLY)
+                for row, kind in zip(verified, (after > before, after < before), strict=True):
+                    row += np.bincount(load[steady & kind], minlength=len(step))
+    return step, raised, lowered, verified[0], verified[1]
 
 
 def check_output(directory: Path) -> Path:

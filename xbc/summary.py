@@ -89,28 +89,37 @@ def _layer_map_bytes(body: Sectioned) -> int:
 
 
 def write_cost(
-    step: Array, set_: Array, reset: Array, verified: Array, target: Target
+    step: Array, set_: Array, reset: Array, set_verified: Array, reset_verified: Array, target: Target
 ) -> tuple[float, float]:
-    """Energy (pJ) and time (ns) of the writes of one steady inference; reads of the computation are not in
-    it.
+    """Energy (pJ) and time (ns) of the writes of one steady inference; reads that compute are not in it.
 
     A write of ``n`` trials costs n pulses, each followed by a verify read when it is verified.  A load
-    writes ``parallel_cells`` cells at once, SET and RESET in separate phases; the loads of one step run on
-    their crossbars in parallel, and steps follow one another.
+    writes ``parallel_cells`` cells at once, in separate phases for SET and RESET and for verified and other
+    cells; the loads of one step run on their crossbars in parallel, and steps follow one another.
 
     Args:
-        step, set_, reset, verified: ``[loads]``: time step, cells raised, cells lowered, write-verify flag.
+        step, set_, reset: ``[loads]``: time step, cells raised, cells lowered.
+        set_verified, reset_verified: ``[loads]``: how many of these get write-verify.
     """
     if not len(step):
         return 0.0, 0.0
     write, read = target.write, target.read
-    trials = np.where(verified, write.trials_verified, write.trials_unverified)
-    check_pj, check_ns = np.where(verified, read.verify_pj, 0.0), np.where(verified, read.verify_ns, 0.0)
-    energy = trials * (set_ * write.set_pj + reset * write.reset_pj + (set_ + reset) * check_pj)
-    set_turns, reset_turns = -(-set_ // write.parallel_cells), -(-reset // write.parallel_cells)
-    duration = trials * (
-        set_turns * write.set_ns + reset_turns * write.reset_ns + (set_turns + reset_turns) * check_ns
-    )
+    energy, duration = np.zeros(len(step)), np.zeros(len(step))
+    for cells, pulse_pj, pulse_ns, trials, check_pj, check_ns in (
+        (set_verified, write.set_pj, write.set_ns, write.trials_verified, read.verify_pj, read.verify_ns),
+        (
+            reset_verified,
+            write.reset_pj,
+            write.reset_ns,
+            write.trials_verified,
+            read.verify_pj,
+            read.verify_ns,
+        ),
+        (set_ - set_verified, write.set_pj, write.set_ns, write.trials_unverified, 0.0, 0.0),
+        (reset - reset_verified, write.reset_pj, write.reset_ns, write.trials_unverified, 0.0, 0.0),
+    ):
+        energy += trials * cells * (pulse_pj + check_pj)
+        duration += trials * -(-cells // write.parallel_cells) * (pulse_ns + check_ns)
     order = np.argsort(step, kind="stable")
     starts = np.flatnonzero(np.diff(step[order], prepend=-1))
     return float(energy.sum()), float(np.maximum.reduceat(duration[order], starts).sum())

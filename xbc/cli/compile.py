@@ -37,6 +37,11 @@ from xbc.cli.options import (
 @click.option(
     "--passes", "pipeline", metavar="TEXT", help="Pipeline instead of a level, e.g. 'quantize{bits=6},...'."
 )
+@click.option(
+    "--sensitivities",
+    type=click.Path(path_type=Path),
+    help="File of 'xbc sensitivity' for this model, for select-write-verify and reprogram.",
+)
 @seed_option
 @threads_option
 @pipeline_options
@@ -44,9 +49,8 @@ from xbc.cli.options import (
 @quiet_option
 def command(
     model: Path, output: Path | None, target: str, settings: dict[str, Any], level: int | None,
-    pipeline: str | None, seed: int, threads: int, print_before: str | None, print_after: str | None,
-    time_passes: bool,
-    verify_each: bool, as_json: bool, quiet: bool,
+    pipeline: str | None, sensitivities: Path | None, seed: int, threads: int, print_before: str | None,
+    print_after: str | None, time_passes: bool, verify_each: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Compile an ONNX model to a reprogramming program for a crossbar chip.
 
@@ -69,8 +73,9 @@ def command(
     with console.progress_bars(quiet or tracing.prints) as progress:
         result = compile_model(
             model, output, target=target, settings=settings, pipeline=pipeline,
-            level=DEFAULT_LEVEL if level is None else level, seed=seed, threads=threads, progress=progress,
-            verify_each=verify_each, before=tracing.before, after=tracing.after,
+            level=DEFAULT_LEVEL if level is None else level, sensitivities=sensitivities, seed=seed,
+            threads=threads, progress=progress, verify_each=verify_each,
+            before=tracing.before, after=tracing.after,
         )  # fmt: skip
     for sentence in result.notes:
         console.note(f"xbc: note: {sentence}", quiet)
@@ -116,7 +121,8 @@ def print_summary(facts: dict[str, Any]) -> None:
         "SET, RESET per inference", f"{console.count(facts['set'])}, {console.count(facts['reset'])}"
     )
     rest.add_row(
-        "wear per inference: max, p99, mean", f"{wear['max']:,}, {wear['p99']:,.0f}, {wear['mean']:.3g}"
+        "wear per inference: max, p99, mean",
+        ", ".join(console.figure(wear[k]) for k in ("max", "p99", "mean")),
     )
     rest.add_row("lifetime of the worst cell, inferences", console.count(facts["lifetime_inferences"]))
     rest.add_row("energy of writing per inference", console.quantity(facts["energy_pj"], "pJ"))

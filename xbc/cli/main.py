@@ -1,8 +1,7 @@
-"""Entry point of the ``xbc`` command: one lazy table of commands, and the one place where errors become
-exit codes.
+"""Entry point of ``xbc``: one lazy table of commands, and the one place where errors become exit codes.
 
-Exit codes: 0 done; 1 ``verify`` found a fault; 2 bad input (one sentence on stderr); 130 interrupted; 70 a
-bug in xbc.
+Exit codes: 0 done; 1 ``verify`` found a fault; 2 bad input (one sentence on stderr); 130 interrupted;
+70 a bug in xbc.
 """
 
 from __future__ import annotations
@@ -26,6 +25,8 @@ COMMANDS: Final = {
     "simulate": "xbc.cli.simulate:command",
     "evaluate": "xbc.cli.evaluate:command",
     "verify": "xbc.cli.verify:command",
+    "emit": "xbc.cli.emit:command",
+    "sensitivity": "xbc.cli.sensitivity:command",
     "targets": "xbc.cli.targets:command",
 }
 """Command name -> where it lives: one file with a click command called ``command``, and one line here."""

@@ -40,9 +40,9 @@ def command(
 ) -> None:  # fmt: skip
     """Diagonal second derivative of the loss in every crossbar weight (SWIM, arXiv 2202.08395).
 
-    One forward and one backward pass over the set. The file holds one float32 array [outputs, inputs] per layer,
-    named after the layer, and the digest of the model; 'xbc compile --sensitivities' hands it to the passes
-    select-write-verify and reprogram.
+    One forward and one backward pass over the set. The file holds one float32 array [outputs, inputs] per
+    layer, named after the layer, and the digest of the model; 'xbc compile --sensitivities' hands it to the
+    passes select-write-verify and reprogram.
 
     \b
     Examples:

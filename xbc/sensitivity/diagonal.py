@@ -19,12 +19,11 @@ from scipy import special
 
 from ir.arrays import F32, Array
 from ir.errors import XbcError
-from ir.module import Layer
-from ir.stages import Quantized
 from xbc.frontend import Imported, module_tensors
 from xbc.sensitivity.elementwise import SLOPES
 from xbc.sensitivity.graph import Plan, Region, make_plan
 from xbc.sensitivity.rules import Rule, Step, rules, unbroadcast
+from xbc.simulate.host import Port
 
 Loss = Literal["cross-entropy", "empirical", "squared"]
 BUDGET_BYTES = 512 << 20
@@ -94,17 +93,22 @@ def model_sensitivities(
         done = part.stop
         if progress:
             progress("sensitivity", done, len(x))
-    layers = {layer.name: _as_matrix(layer, totals.pop(layer.name) / len(x)) for layer in model.module.layers}
+    layers = {
+        layer.name: layer.origin.layout.to_matrix((totals.pop(layer.name) / len(x)).astype(np.float32))
+        for layer in model.module.layers
+    }
     return Sensitivities(layers, model.module.host.model_sha256, len(x), loss)
 
 
-def _as_matrix(layer: Layer, total: Array) -> F32:
-    """``[outputs, inputs]``, per unit of weight (an integer tensor's curvature is per code)."""
-    matrix = layer.origin.layout.to_matrix(total)
-    if not layer.origin.dtype.startswith(("float", "bfloat")):
-        scale = layer.at(Quantized).scale.astype(np.float64)
-        matrix = matrix / np.square(scale.reshape(-1, 1))
-    return np.asarray(matrix.astype(np.float32))
+def data_port(model: Imported) -> Port:
+    """The model's one data input.  Raises XbcError when there are more."""
+    held = {t.name for t in model.host.graph.initializer} | {x.origin.tensor for x in model.module.layers}
+    found = [value for value in model.host.graph.input if value.name not in held]
+    if len(found) != 1:
+        raise XbcError(f"sensitivity: the model has {len(found)} data inputs; models with one are supported")
+    kind = found[0].type.tensor_type
+    dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+    return Port(found[0].name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name, dims)
 
 
 class _Engine:
@@ -124,14 +128,7 @@ class _Engine:
             for t in self.graph.initializer
             if t.name in set(self.plan.tensors)
         }
-        data = [
-            i for i in self.graph.input if i.name not in self.weights and i.name not in self._initialisers()
-        ]
-        if len(data) != 1:
-            raise XbcError(
-                f"sensitivity: the model has {len(data)} data inputs; models with one are supported"
-            )
-        self.input = data[0]
+        self.input = data_port(model)
         self.computed = [
             name
             for name in self.plan.tensors
@@ -151,32 +148,22 @@ class _Engine:
             tapped.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
 
-    def _initialisers(self) -> set[str]:
-        return {t.name for t in self.graph.initializer}
-
-    @property
-    def shape(self) -> list[int]:
-        """Of the data input, 0 where dynamic."""
-        return [d.dim_value for d in self.input.type.tensor_type.shape.dim]
-
     def check_inputs(self, x: Array, labels: Array | None) -> None:
         """Raises XbcError for data that does not fit."""
-        shape = self.shape
+        shape = self.input.shape
         if x.ndim != len(shape) or any(s and s != n for s, n in zip(shape[1:], x.shape[1:], strict=True)):
-            shown = [s or "any" for s in shape]
             raise XbcError(
-                f"sensitivity: the data has shape {list(x.shape)}, the model's input "
-                f"{self.input.name!r} {shown}"
+                f"sensitivity: the data has shape {list(x.shape)}, the model's input is {self.input}"
             )
         if not len(x):
             raise XbcError("sensitivity: the data holds no samples")
-        if shape[0] > 1 and len(x) % shape[0]:
+        if shape[0] and len(x) % shape[0]:
             raise XbcError(
                 f"sensitivity: the model takes batches of {shape[0]}, the data holds {len(x)} samples"
             )
         if labels is None:
             if self.loss == "empirical":
-                raise XbcError("sensitivity: loss=empirical needs labels: add an array y to the data")
+                raise XbcError("sensitivity: loss=empirical needs labels: add an array 'labels' to the data")
             return
         if labels.shape != (len(x),) or labels.dtype.kind not in "iu":
             raise XbcError(
@@ -186,9 +173,8 @@ class _Engine:
 
     def batches(self, x: Array) -> Iterator[slice]:
         """Parts of the data whose intermediate values fit the budget."""
-        fixed = self.shape[0]
-        size = fixed
-        if not fixed:
+        size = self.input.shape[0] or 0
+        if not size:
             once = self.forward(x[:1])
             size = max(1, min(64, BUDGET_BYTES // max(1, sum(v.nbytes for v in once.values()))))
         for start in range(0, len(x), size):
@@ -196,7 +182,7 @@ class _Engine:
 
     def forward(self, x: Array) -> dict[str, Array]:
         """Values of the plan's computed tensors."""
-        feeds = {**self.weights, self.input.name: x.astype(_dtype(self.input))}
+        feeds = {**self.weights, self.input.name: x.astype(self.input.dtype)}
         try:
             values = self.session.run(self.computed, feeds)
         except Exception as error:  # onnxruntime has no narrower base class
@@ -269,7 +255,3 @@ class _Engine:
 
 def _add(curvature: dict[str, Array], name: str, found: Array) -> None:
     curvature[name] = curvature[name] + found if name in curvature else found
-
-
-def _dtype(value: onnx.ValueInfoProto) -> np.dtype[np.generic]:
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))

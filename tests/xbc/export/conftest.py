@@ -1,0 +1,76 @@
+"""Programs of a real small network on three chips, and an independent replay of their tables."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from xbc.backend import Program
+from xbc.compiler import compile_model
+
+MODELS = Path(__file__).parents[3] / "models"
+CHIPS = {
+    "gather": ("gather-128", {"crossbars": 3, "rows": 64}),
+    "pairs": ("rram-64", {"crossbars": 5}),
+    "offset": ("isaac-128", {"crossbars": 2, "rows": 30, "columns": 26, "outputs_per_section": 3}),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program, and its tables walked by a plain loop."""
+
+    folder: Path
+
+    @cached_property
+    def program(self) -> Program:
+        return Program.open(self.folder)
+
+    @cached_property
+    def writes(self) -> list[dict[str, int]]:
+        return pq.read_table(self.folder / "writes.parquet").to_pylist()
+
+    @cached_property
+    def loads(self) -> list[dict[str, int]]:
+        return pq.read_table(self.folder / "loads.parquet").to_pylist()
+
+    def images(self, inference: str) -> list[np.ndarray]:
+        """The crossbar after every load; each checked against the CRC-32 of the loads table."""
+        target = self.program.target
+        chip = np.zeros((target.crossbars, target.rows, target.columns), np.uint8)
+        found = []
+        for run in ["first"] if inference == "first" else ["first", "steady"]:
+            found = []
+            skip = 2 if run == "first" else 1
+            for load in self.loads:
+                bar = chip[load["crossbar"]]
+                for w in self.writes[load["write_start"] : load["write_start"] + load["write_count"]]:
+                    if w["phase"] != skip:
+                        assert bar[w["row"], w["column"]] == w["before"]
+                        bar[w["row"], w["column"]] = w["after"]
+                assert zlib.crc32(bar.tobytes()) == load[f"post_crc_{run}"]
+                found.append(bar.copy())
+        return found
+
+
+@pytest.fixture(scope="session")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+    """``case("pairs")``: the digits LSTM on that chip, compiled once."""
+    made: dict[str, Case] = {}
+
+    def make(name: str) -> Case:
+        if name not in made:
+            target, settings = CHIPS[name]
+            folder = tmp_path_factory.mktemp(name) / "p.xbc"
+            compile_model(MODELS / "digits_lstm.onnx", folder, target=target, settings=settings, level=1)
+            made[name] = Case(folder)
+        return made[name]
+
+    return make

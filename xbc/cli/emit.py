@@ -1,0 +1,72 @@
+"""``xbc emit``: a compiled program in the format that a tool or a test bench reads."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from xbc.cli import console
+from xbc.cli.options import json_option, quiet_option
+from xbc.export import FORMATS, INFERENCES
+
+
+@click.command("emit")
+@click.argument("program", type=click.Path(path_type=Path), metavar="PROGRAM.xbc")
+@click.option(
+    "-f", "--format", "format_name", type=click.Choice(list(FORMATS)), required=True, help="What to write."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory to write.")
+@click.option("--loads", type=int, metavar="N", help="Only the first N loads.")
+@click.option(
+    "--inference", type=click.Choice([*INFERENCES, "both"]), default="both", show_default=True,
+    help="From blank cells, or any later one (memh and npy; tables hold both).",
+)  # fmt: skip
+@json_option
+@quiet_option
+def command(
+    program: Path,
+    format_name: str,
+    output: Path,
+    loads: int | None,
+    inference: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Export a compiled program: tables, memory images, instruction lists or a compact stream.
+
+    The directory appears whole or not at all; its export.json names the program, the format version and the
+    SHA-256 of every file. Every format is described in the documentation (Exports).
+
+    \b
+    Examples:
+      xbc emit model.xbc --format csv -o model-csv
+      xbc emit model.xbc --format memh --loads 1000 -o rtl
+      xbc emit model.xbc --format binary -o stream --json
+    """
+    from xbc.export import export_program
+
+    started = time.perf_counter()
+    wanted = INFERENCES if inference == "both" else (inference,)
+    with console.progress_bars(quiet) as progress:
+        description = export_program(
+            program, format_name, output, loads=loads, inferences=wanted, progress=progress
+        )
+    facts = {
+        "format": format_name,
+        "format_version": description["format_version"],
+        "output": str(output),
+        "loads": description["loads"],
+        "files": len(description["files"]),
+        "bytes": sum(entry["bytes"] for entry in description["files"].values()),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    if as_json:
+        console.print_json(facts)
+        return
+    console.stdout().print(
+        f"[bold]{format_name}[/] ({FORMATS[format_name][1]}): {console.count(facts['loads'])} loads in "
+        f"{facts['files']} file(s), {console.quantity(facts['bytes'], 'B')}, "
+        f"{console.seconds(facts['seconds'])} -> {output}"
+    )

@@ -12,6 +12,7 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from xbc.backend.program import Program
 from xbc.backend.tables import MANIFEST
+from xbc.chip.agreement import compare_with_module
 from xbc.chip.problems import Broken, Findings, Problem, Report
 from xbc.chip.replay import Progress, Replay, _silent, replay, steady_totals
 
@@ -19,7 +20,8 @@ from xbc.chip.replay import Progress, Replay, _silent, replay, steady_totals
 def verify_program(folder: str | Path, progress: Progress = _silent) -> Report:
     """Checks digests, structure, order and counts of a program and replays it on a virtual chip.
 
-    Damaged files end the check: what cannot be trusted is not replayed.
+    Damaged files end the check: what cannot be trusted is not replayed.  Tables that replay well are compared
+    with the program's IR.
 
     Raises: XbcError when ``folder`` holds no program of this format version or its manifest is damaged.
     """
@@ -40,6 +42,8 @@ def verify_program(folder: str | Path, progress: Progress = _silent) -> Report:
         if said != found:
             findings.add(Problem(MANIFEST, f"totals.{name} is given as {said}, the replay has {found}"))
     _check_counts(program, totals, run, findings)
+    if not findings.count:
+        findings.extend(compare_with_module(program))
     facts = {
         **totals,
         "weights": int(sum(codes.size for codes in run.codes.values())),

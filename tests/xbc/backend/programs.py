@@ -16,7 +16,7 @@ from ir.stages import Programmed
 from ir.target import Target
 from tests.ir.tiny import programmed
 
-CROSSBARS, ROWS, COLUMNS, BITS = 3, 4, 128, 4
+CROSSBARS, ROWS, COLUMNS, BITS = 3, 4, 64, 4
 Cell = tuple[int, int, int]
 
 

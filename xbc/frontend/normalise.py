@@ -61,7 +61,7 @@ def normalise(source: ModelFile, work: Path, *, optimise: bool = True) -> Normal
         model = onnx.inliner.inline_local_functions(model)
     if overridable := _fix_initializers(model):
         notes.append(
-            f"{overridable} weights that the model lists as optional inputs are treated as constants"
+            f"{overridable} constants that the model also lists as optional inputs keep their values"
         )
     _strip(model)
     name_nodes(model)

@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from xbc.frontend.read import one_line
 
 Progress = Callable[[str, int, int], None]
 Model = onnx.ModelProto | str | os.PathLike[str]
@@ -97,9 +98,9 @@ class HostSession:
             try:
                 self._session = _open(model, threads, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
             except Exception:
-                raise XbcError(f"onnxruntime cannot load {name}: {_one_line(first)}") from None
+                raise XbcError(f"onnxruntime cannot load {name}: {one_line(first)}") from None
             self.notes = (
-                f"onnxruntime cannot optimise {name}, it runs unoptimised and slower: {_one_line(first)}",
+                f"onnxruntime cannot optimise {name}, it runs unoptimised and slower: {one_line(first)}",
             )
         self.inputs = tuple(_port(p) for p in self._session.get_inputs())
         self.outputs = tuple(_port(p) for p in self._session.get_outputs())
@@ -148,7 +149,7 @@ class HostSession:
             try:
                 results = self._session.run(names, {f.port.name: f.part(start, stop, width) for f in feeds})
             except Exception as error:
-                raise XbcError(f"onnxruntime fails to run {self.name}: {_one_line(error)}") from None
+                raise XbcError(f"onnxruntime fails to run {self.name}: {one_line(error)}") from None
             results = [np.asarray(r) for r in results]
             if any(f.kind == "sample" for f in feeds):
                 stacked = set(names)
@@ -280,8 +281,3 @@ def _save_split(model: onnx.ModelProto, path: Path) -> None:
                 entry.external_data.add(key=key, value=str(value))
             offset += side.write(tensor.raw_data)
     path.write_bytes(light.SerializeToString())
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return text if len(text) <= 300 else text[:300] + "..."

@@ -40,7 +40,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @given(programs())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_tables_equal_plain_loops(module: Module) -> None:
     with tempfile.TemporaryDirectory() as folder:
         manifest = emit(module, folder)
@@ -81,7 +81,7 @@ def test_tables_equal_plain_loops(module: Module) -> None:
 
 
 @given(programs())
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_sections_and_layers_hold_the_module(module: Module) -> None:
     with tempfile.TemporaryDirectory() as folder:
         emit(module, folder)

@@ -20,7 +20,7 @@ from xbc.chip import Chip, effective_codes, replay, verify_program
 
 
 @given(programs())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_replay_equals_a_plain_loader(module: Module) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "p.xbc"
@@ -45,7 +45,7 @@ def test_replay_equals_a_plain_loader(module: Module) -> None:
 
 
 @given(programs(exact=True))
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_exact_programs_hold_the_codes(module: Module) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "p.xbc"

@@ -145,3 +145,54 @@ def only_layer(imported: Imported) -> Any:
     """The single layer of a module."""
     (layer,) = imported.module.layers
     return layer
+
+
+WEIGHT_OPERANDS = {
+    "Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1), "LSTM": (1, 2),
+    "GRU": (1, 2), "RNN": (1, 2),
+}  # fmt: skip
+
+
+def quantised_outside(path: Path, folder: Path, bits: int = 8) -> Path:
+    """The model with its float weights rounded to ``bits`` magnitude bits per tensor, without any xbc code.
+
+    onnxruntime folds what can be folded and writes its graph; there every float initializer that is the
+    weight operand of a linear operator becomes ``rint(w / s) * s`` with ``s = max|w| / (2**bits - 1)`` in float32.
+    Weights that come out of DequantizeLinear are quantised already and stay.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folder / "folded.onnx")
+    plain = onnx.load(path)
+    weights_ = {t.name for t in plain.graph.initializer}
+    kept = [i for i in plain.graph.input if i.name not in weights_]
+    del plain.graph.input[:]
+    plain.graph.input.extend(kept)
+    plain.ir_version = max(4, plain.ir_version)
+    disabled = ["WeightBiasQuantization", "QDQPropagationTransformer", "EnsureUniqueDQForNodeUnit"]
+    ort.InferenceSession(
+        plain.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+    )
+    proto = onnx.load(folder / "folded.onnx")
+    _quantise_graph(proto.graph, {}, 2**bits - 1)
+    out = folder / "quantised.onnx"
+    onnx.save(proto, out)
+    return out
+
+
+def _quantise_graph(graph: onnx.GraphProto, outer: dict[str, onnx.TensorProto], top: int) -> None:
+    tensors = {**outer, **{t.name: t for t in graph.initializer}}
+    done = set()
+    for item in graph.node:
+        for operand in WEIGHT_OPERANDS.get(item.op_type, ()):
+            name = item.input[operand]
+            if name in tensors and name not in done and tensors[name].data_type == onnx.TensorProto.FLOAT:
+                done.add(name)
+                w = numpy_helper.to_array(tensors[name])
+                scale = np.float32(np.abs(w).max() / np.float32(top)) or np.float32(1)
+                rounded = np.rint(w / scale).astype(np.float32) * scale
+                tensors[name].CopyFrom(numpy_helper.from_array(rounded, name))
+        for attribute in item.attribute:
+            if attribute.HasField("g"):
+                _quantise_graph(attribute.g, tensors, top)

@@ -223,7 +223,7 @@ class IntegerEngine:
         Returns: ``[outputs, vectors]`` float64; with converters that are exact, integers.
         Raises: XbcError when the shape does not fit the layer or a code is outside the coding.
         """
-        self._check(codes, coding)
+        self.check(codes, coding)
         plan = self.plan(coding)
         vectors = codes.shape[2]
         outputs = self.body.shape[0]
@@ -234,7 +234,8 @@ class IntegerEngine:
             out = self._converted(plan, codes, out)
         return out
 
-    def _check(self, codes: Array, coding: Coding) -> None:
+    def check(self, codes: Array, coding: Coding) -> None:
+        """Refuses inputs of a wrong shape or outside their coding."""
         inputs = self.body.shape[1]
         if codes.ndim != 3 or codes.shape[:2] != (self.groups, inputs):
             raise XbcError(
@@ -322,7 +323,7 @@ class IntegerEngine:
 
     def calibrate(self, codes: Array, coding: Coding, seed: int = 0, limit: int = 256) -> Array:
         """``[classes, largest + 1]`` int64: how often each column sum occurs on at most ``limit`` vectors."""
-        self._check(codes, coding)
+        self.check(codes, coding)
         reads, offset = phases(coding, self.converters)
         levels = self.column_levels()
         largest = int(levels.max(initial=0)) * max(read.top for read in reads)

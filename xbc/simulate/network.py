@@ -62,7 +62,8 @@ class CrossbarSession(HostSession):
 
     def __init__(
         self, host: onnx.ModelProto, module: Module, *, converters: Converters | None = None,
-        adc: bool = True, multiplier: MakeMultiplier | None = None, threads: int = 2, name: str = "the simulated model",
+        adc: bool = True, multiplier: MakeMultiplier | None = None, threads: int = 2,
+        name: str = "the simulated model",
     ) -> None:  # fmt: skip
         """See the class."""
         self.name = name

@@ -75,7 +75,7 @@ def find_weights(node: onnx.NodeProto, shapes: Shapes) -> Found:
     tables = [i for i, shape in enumerate(shapes) if shape is not None and len(shape) >= 2]
     if reason is not None:
         return [Refusal(i, reason) for i in tables[:1]]
-    if node.domain:
+    if node.domain and node.op_type not in _ELEMENTWISE:
         return [
             Refusal(i, f"no rule for the weights of operator {node.domain}.{node.op_type}")
             for i in tables
@@ -246,6 +246,16 @@ _LISTED: dict[tuple[str, str], str] = {
     (_MS, "NhwcFusedConv"): _PACKED,
 }
 """Static-weight operators that are not mapped, and why."""
+
+_ELEMENTWISE = frozenset(
+    {
+        "BiasAdd", "BiasDropout", "BiasGelu", "BiasSoftmax", "BiasSplitGelu", "DequantizeLinear", "FastGelu",
+        "GatedRelativePositionBias", "GroupNorm", "GroupQueryAttention", "MultiHeadAttention", "QLinearAdd",
+        "QLinearConcat", "QLinearMul", "QLinearWhere", "QuantizeLinear", "RotaryEmbedding", "SkipGroupNorm",
+        "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+    }
+)  # fmt: skip
+"""onnxruntime's operators whose static operands (biases, scales, position tables) sum nothing."""
 
 COEFFICIENTS = (
     "coefficients are attributes of an ai.onnx.ml operator, which the host graph cannot take as an input"

@@ -71,7 +71,7 @@ class Feed:
             piece = self.array[start:stop]
             if padded > stop - start:
                 piece = np.concatenate([piece, np.repeat(piece[-1:], padded - (stop - start), axis=0)])
-        return np.ascontiguousarray(piece, dtype=self.port.dtype)
+        return np.asarray(piece, dtype=self.port.dtype, order="C")
 
 
 class HostSession:
@@ -148,6 +148,8 @@ class HostSession:
             width = size if padded else stop - start
             try:
                 results = self._session.run(names, {f.port.name: f.part(start, stop, width) for f in feeds})
+            except XbcError:  # a simulated layer has said what is wrong
+                raise
             except Exception as error:
                 raise XbcError(f"onnxruntime fails to run {self.name}: {one_line(error)}") from None
             results = [np.asarray(r) for r in results]

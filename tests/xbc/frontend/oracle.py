@@ -59,7 +59,7 @@ def model(
                 else helper.make_tensor_value_info(n, kind(d), None)
                 for n, d in outputs.items()
             ],
-            [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in (constants or {}).items()],
+            [numpy_helper.from_array(np.asarray(a, order="C"), n) for n, a in (constants or {}).items()],
             **graph,
         ),
         opset_imports=[helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in sorted(domains))],
@@ -157,8 +157,8 @@ def quantised_outside(path: Path, folder: Path, bits: int = 8) -> Path:
     """The model with its float weights rounded to ``bits`` magnitude bits per tensor, without any xbc code.
 
     onnxruntime folds what can be folded and writes its graph; there every float initializer that is the
-    weight operand of a linear operator becomes ``rint(w / s) * s`` with ``s = max|w| / (2**bits - 1)`` in float32.
-    Weights that come out of DequantizeLinear are quantised already and stay.
+    weight operand of a linear operator becomes ``rint(w / s) * s`` with ``s = max|w| / (2**bits - 1)`` in
+    float32.  Weights that come out of DequantizeLinear are quantised already and stay.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4

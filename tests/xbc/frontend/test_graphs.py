@@ -112,6 +112,14 @@ def test_elementwise_operands_and_dynamic_products_are_not_listed(tmp_path: Path
     assert not imported.module.unmapped
 
 
+def test_elementwise_operators_of_onnxruntime_are_not_listed(tmp_path: Path) -> None:
+    names = ["x", "s", "z", "p", "s", "z", "s", "z"]
+    constants = {"s": np.array(0.1, F), "z": np.array(3, np.uint8), "p": integers(4, 5, dtype="uint8")}
+    nodes = [node("QLinearAdd", names, ["y"], domain="com.microsoft")]
+    proto = model(nodes, {"x": (np.uint8, [4, 5])}, {"y": (np.uint8, 2)}, constants)
+    assert not check_against_onnxruntime(proto, tmp_path).module.unmapped
+
+
 def test_operators_without_a_rule_are_listed(tmp_path: Path) -> None:
     nodes = [
         node("Einsum", ["x", "w"], ["e"], "contraction", equation="ab,cb->ac"),

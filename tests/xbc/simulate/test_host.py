@@ -62,6 +62,8 @@ def test_integer_and_scalar_inputs_and_several_outputs() -> None:
     out = session.run({"x": x, "i": i, "s": np.array(2.0)}, batch=2)
     np.testing.assert_allclose(out["y"], x * 2 + i, rtol=1e-6)
     np.testing.assert_allclose(out["z"], x.sum(1), rtol=1e-5, atol=1e-6)
+    feeds, _ = session.feeds({"x": x, "i": i, "s": np.array(2.0)})
+    assert [f.part(0, 2, 2).shape for f in feeds] == [(2, 3), (2, 3), ()]
 
 
 def test_outputs_without_a_batch_axis_are_stacked() -> None:

@@ -24,9 +24,13 @@ COMMANDS: Final = {
     "inspect": "xbc.cli.inspect:command",
     "simulate": "xbc.cli.simulate:command",
     "evaluate": "xbc.cli.evaluate:command",
+    "sweep": "xbc.cli.sweep:command",
     "verify": "xbc.cli.verify:command",
     "emit": "xbc.cli.emit:command",
+    "readback": "xbc.cli.readback:command",
+    "resume": "xbc.cli.resume:command",
     "sensitivity": "xbc.cli.sensitivity:command",
+    "update": "xbc.cli.update:command",
     "targets": "xbc.cli.targets:command",
 }
 """Command name -> where it lives: one file with a click command called ``command``, and one line here."""

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ir.errors import XbcError
+from tests.xbc.cases import CHIPS, Case
 from xbc.export import (
     FORMATS,
     aihwkit,
@@ -31,8 +32,6 @@ from xbc.export import (
 )
 from xbc.export.binary_code import decode, encode
 from xbc.export.stream import WRITE_COLUMNS, stream_loads
-
-from .conftest import CHIPS, Case
 
 Cases = Callable[[str], Case]
 chips = pytest.mark.parametrize("chip", CHIPS)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
 
 from xbc.backend import Program
 from xbc.compiler import compile_model
 
-MODELS = Path(__file__).parents[3] / "models"
+MODELS = Path(__file__).parents[2] / "models"
 CHIPS = {
     "gather": ("gather-128", {"crossbars": 3, "rows": 64}),
     "pairs": ("rram-64", {"crossbars": 5}),
@@ -43,10 +41,14 @@ class Case:
 
     def images(self, inference: str) -> list[np.ndarray]:
         """The crossbar after every load; each checked against the CRC-32 of the loads table."""
+        return self._images[inference]
+
+    @cached_property
+    def _images(self) -> dict[str, list[np.ndarray]]:
         target = self.program.target
         chip = np.zeros((target.crossbars, target.rows, target.columns), np.uint8)
-        found = []
-        for run in ["first"] if inference == "first" else ["first", "steady"]:
+        images = {}
+        for run in ("first", "steady"):
             found = []
             skip = 2 if run == "first" else 1
             for load in self.loads:
@@ -57,20 +59,12 @@ class Case:
                         bar[w["row"], w["column"]] = w["after"]
                 assert zlib.crc32(bar.tobytes()) == load[f"post_crc_{run}"]
                 found.append(bar.copy())
-        return found
+            images[run] = found
+        return images
 
 
-@pytest.fixture(scope="session")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
-    """``case("pairs")``: the digits LSTM on that chip, compiled once."""
-    made: dict[str, Case] = {}
-
-    def make(name: str) -> Case:
-        if name not in made:
-            target, settings = CHIPS[name]
-            folder = tmp_path_factory.mktemp(name) / "p.xbc"
-            compile_model(MODELS / "digits_lstm.onnx", folder, target=target, settings=settings, level=1)
-            made[name] = Case(folder)
-        return made[name]
-
-    return make
+def compiled(name: str, folder: Path) -> Case:
+    """The digits LSTM on one of the chips."""
+    target, settings = CHIPS[name]
+    compile_model(MODELS / "digits_lstm.onnx", folder, target=target, settings=settings, level=1)
+    return Case(folder)

@@ -1,0 +1,80 @@
+"""emit, resume and readback as a hardware team calls them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tests.xbc.cli.conftest import Runner
+from xbc.backend import Program
+from xbc.chip.journal import Journal
+from xbc.chip.readback import expected_levels
+from xbc.chip.rest import read_rest
+
+
+def test_emit(xbc: Runner, program: Path, tmp_path: Path) -> None:
+    found = xbc("emit", program, "--format", "csv", "-o", "out", "--json")
+    assert found.code == 0, found.err
+    facts = found.json()
+    assert facts["loads"] == len((tmp_path / "out" / "loads.csv").read_text().splitlines()) - 1
+    assert facts["bytes"] == sum((tmp_path / "out" / n).stat().st_size for n in ("loads.csv", "writes.csv"))
+    again = xbc("emit", program, "--format", "binary", "-o", "out")  # replaces the older export
+    assert again.code == 0, again.err
+    assert (tmp_path / "out" / "program.xbcs").exists()
+    assert not (tmp_path / "out" / "loads.csv").exists()
+    assert "outside 1.." in xbc("emit", program, "-f", "npy", "-o", "o", "--loads", "0").sentence
+    assert "no export of xbc" in xbc("emit", program, "-f", "npy", "-o", program).sentence
+    assert "xyz" in xbc("emit", program, "-f", "xyz", "-o", "o").sentence
+    assert "not a directory" in xbc("emit", "none.xbc", "-f", "csv", "-o", "o").sentence
+
+
+def test_resume(xbc: Runner, program: Path, tmp_path: Path) -> None:
+    opened = Program.open(program)
+    with Journal(tmp_path / "j", opened, durable=False) as journal:
+        for load in range(3):
+            journal.finish(0, load)
+    found = xbc("resume", program, "--journal", "j", "-o", "rest", "--json")
+    assert found.code == 0, found.err
+    description, loads, writes = read_rest(tmp_path / "rest")
+    assert loads["load"].tolist() == list(range(3, opened.total("loads")))
+    assert description["writes_left"] == len(writes["load"]) == found.json()["writes_left"]
+    levels = expected_levels(opened, 2, "first")
+    np.save(tmp_path / "levels.npy", levels)
+    for bar, row, column, before, after in zip(
+        loads["crossbar"][np.searchsorted(loads["load"], writes["load"])],
+        *(writes[name] for name in ("row", "column", "before", "after")),
+        strict=True,
+    ):
+        assert levels[bar, row, column] == before
+        levels[bar, row, column] = after
+    np.testing.assert_array_equal(levels, expected_levels(opened, opened.total("loads") - 1, "first"))
+    said = xbc("resume", program, "--levels", "levels.npy", "--inference", "first", "-o", "rest")
+    assert said.code == 0, said.err
+    assert f"3 of {opened.total('loads')} loads are finished" in said.out
+    assert "give --journal, --levels or both" in xbc("resume", program, "-o", "rest").sentence
+    assert "--inference" in xbc("resume", program, "--levels", "levels.npy", "-o", "rest").sentence
+
+
+def test_readback(xbc: Runner, program: Path, data: Path, tmp_path: Path) -> None:
+    opened = Program.open(program)
+    levels = expected_levels(opened, opened.total("loads") - 1, "steady")
+    np.save(tmp_path / "good.npy", levels)
+    found = xbc("readback", program, "--levels", "good.npy", "--json")
+    assert found.code == 0, found.err
+    assert found.json()["cells_deviating"] == 0
+    levels[0, :9, :] ^= 1
+    np.save(tmp_path / "bad.npy", levels)
+    call = ("readback", program, "--levels", "bad.npy", "--stuck", "--data", data, "-o", "repair.parquet")
+    facts = xbc(*call, "--json").json()
+    assert facts["cells_deviating"] == facts["repair_writes"] == 9 * levels.shape[2]
+    assert {row["layer"] for row in facts["layers"]} == {"conv", "gemm"}
+    assert facts["evaluation"]["rms_error"] > 0
+    repair = pq.read_table(tmp_path / "repair.parquet")
+    assert repair.column_names == ["crossbar", "row", "column", "before", "after", "verify"]
+    text = xbc(*call).out
+    assert "cells deviate" in text
+    assert "repair: 72 writes" in text
+    assert "outside -1.." in xbc("readback", program, "--levels", "bad.npy", "--load", "9999").sentence
+    assert "cannot read" in xbc("readback", program, "--levels", "none.npy").sentence

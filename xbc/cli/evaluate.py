@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xbc.cli import console
+from xbc.cli.fidelity import IDEAL, cost_line, fidelity_options, layer_lines, refuse_unused
 from xbc.cli.options import (
     batch_option,
     json_option,
     limit_option,
     program_argument,
     quiet_option,
+    seed_option,
     threads_option,
 )
+
+if TYPE_CHECKING:
+    from passes.base import Progress
+    from xbc.backend import Program
+    from xbc.simulate.host import Model
 
 
 @click.command("evaluate")
@@ -32,14 +40,17 @@ from xbc.cli.options import (
     help="The model that was compiled: the reference. Without it: the quantised model.",
 )
 @click.option("--output", metavar="NAME", help="Output that is classified  [default: the first]")
+@fidelity_options
+@click.option("--blame", is_flag=True, help="Make each layer ideal in turn and rank what that gains.")
+@seed_option
 @limit_option
 @batch_option
 @threads_option
 @json_option
 @quiet_option
 def command(
-    program: Path, data: Path, model: Path | None, output: str | None, limit: int | None, batch: int | None,
-    threads: int, as_json: bool, quiet: bool,
+    program: Path, data: Path, model: Path | None, output: str | None, fidelity: str, seed: int,
+    limit: int | None, batch: int | None, threads: int, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compare the network that the cells hold with the model before compiling, over a set.
 
@@ -60,25 +71,56 @@ def command(
     from xbc.cli.network import check_is_the_model, exact_model, read_set, replayed_model
     from xbc.simulate.ideal import evaluate
 
+    refuse_unused(fidelity, options)
     opened = Program.open(program)
     if model is not None:
         check_is_the_model(opened, model)
     with console.progress_bars(quiet) as progress:
-        compiled = replayed_model(opened, progress)
-        sets = read_set(data, compiled, limit)
         reference = model if model is not None else exact_model(opened)
-        facts = evaluate(
-            reference, compiled, sets, output=output, threads=threads, batch=batch, progress=progress
-        )  # fmt: skip
+        if fidelity == IDEAL:
+            compiled = replayed_model(opened, progress)
+            sets = read_set(data, compiled, limit)
+            facts = evaluate(
+                reference, compiled, sets, output=output, threads=threads, batch=batch, progress=progress
+            )  # fmt: skip
+            facts["fidelity"] = IDEAL
+        else:
+            facts = _simulated(
+                opened, reference, data, fidelity, options, output, seed, limit, batch, threads, progress
+            )
     notes = facts.pop("notes")
     facts["reference_is"] = "model" if model is not None else "exact-codes"
-    facts["fidelity"] = "ideal"
     for sentence in notes:
         console.note(f"xbc: note: {sentence}", quiet)
     if as_json:
         console.print_json(facts)
     else:
         click.echo("\n".join(sentences(facts, model)))
+
+
+def _simulated(
+    program: Program, reference: Model, data: Path, fidelity: str, options: dict[str, Any],
+    output: str | None, seed: int, limit: int | None, batch: int | None, threads: int, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """The facts at converter or device fidelity."""
+    from xbc.cli.fidelity import open_chip, settings_of
+    from xbc.cli.network import cut_set
+    from xbc.simulate.blame import blame
+    from xbc.simulate.data import load_data
+    from xbc.simulate.fidelity import Reference, Simulation, evaluate
+
+    chip = open_chip(program, options, progress)
+    simulation = Simulation(
+        chip.host, chip.module, settings_of(fidelity, options, seed), calibration=chip.calibration,
+        threads=threads, batch=batch, progress=progress,
+    )  # fmt: skip
+    sets = cut_set(load_data(data, chip.ports), limit)
+    against = Reference.of(reference, sets, output=output, threads=threads, batch=batch, progress=progress)
+    facts = evaluate(against, simulation, progress)
+    if options["blame"]:
+        ranked = blame(against, simulation, progress=progress)
+        facts["blame"] = [dataclasses.asdict(entry) for entry in ranked]
+    return facts
 
 
 def sentences(facts: dict[str, Any], model: Path | None) -> list[str]:
@@ -103,4 +145,24 @@ def sentences(facts: dict[str, Any], model: Path | None) -> list[str]:
     )
     if facts.get("non_finite"):
         lines.append(f"{facts['non_finite']:,} values are infinite or NaN in one of the two only")
+    return lines + (simulation_sentences(facts) if facts["fidelity"] != IDEAL else [])
+
+
+def simulation_sentences(facts: dict[str, Any]) -> list[str]:
+    """What a simulation adds to the comparison."""
+    lines = [f"fidelity: {facts['fidelity']}; {cost_line(facts)}"]
+    if trials := facts["trials"]:
+        low, high = trials["interval"]
+        early = ", stopped early" if trials["stopped"] else ""
+        lines.append(
+            f"{trials['metric']} over {len(trials['values'])} chips{early}: mean {trials['mean']:.4f}, 95 % "
+            f"interval {low:.4f} to {high:.4f} (the lines above are the last chip's)"
+        )
+    lines += ["", *layer_lines(facts)]
+    if "blame" in facts:
+        lines += ["", "made ideal                               metric gains   output error falls by"]
+        lines += [
+            f"{e['layer'][:40]:40s} {100 * e['score_gain']:+10.2f} % {100 * e['error_gain']:18.1f} %"
+            for e in facts["blame"]
+        ]
     return lines

@@ -65,7 +65,11 @@ def ports_of(model: onnx.ModelProto) -> list[Port]:
 
 def read_set(path: Path, model: onnx.ModelProto, limit: int | None) -> DataSet:
     """The set, at most its first ``limit`` samples."""
-    data = load_data(path, ports_of(model))
+    return cut_set(load_data(path, ports_of(model)), limit)
+
+
+def cut_set(data: DataSet, limit: int | None) -> DataSet:
+    """The first ``limit`` samples of a set."""
     if limit is None:
         return data
 

@@ -12,17 +12,21 @@ import click
 
 from ir.errors import XbcError
 from xbc.cli import console
+from xbc.cli.fidelity import IDEAL, fidelity_options, refuse_unused
 from xbc.cli.options import (
     batch_option,
     json_option,
     limit_option,
     program_argument,
     quiet_option,
+    seed_option,
     threads_option,
 )
 
 if TYPE_CHECKING:
     from ir.arrays import Array
+    from passes.base import Progress
+    from xbc.backend import Program
 
 
 @click.command("simulate")
@@ -34,22 +38,26 @@ if TYPE_CHECKING:
     help="Inputs: an .npz file named after the model's.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the outputs to this .npz file.")
+@fidelity_options
+@seed_option
 @limit_option
 @batch_option
 @threads_option
 @json_option
 @quiet_option
 def command(
-    program: Path, inputs: Path, output: Path | None, limit: int | None, batch: int | None, threads: int,
-    as_json: bool, quiet: bool,
+    program: Path, inputs: Path, output: Path | None, fidelity: str, seed: int, limit: int | None,
+    batch: int | None, threads: int, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Run the network with the weights that the cells hold after a replay of the program.
 
-    The fidelity is ideal: exact arithmetic on the stored levels, in onnxruntime.
+    Ideal fidelity: exact arithmetic on the stored levels, in onnxruntime. The other two run the crossbar
+    layers through the target's converters, and its devices (one chip, chosen by the seed).
 
     \b
     Examples:
       xbc simulate model.xbc --inputs x.npz -o y.npz
+      xbc simulate model.xbc --inputs x.npz --fidelity converters --set converters.adc_bits=6
       xbc simulate model.xbc --inputs set.npz --limit 10 --json
     """
     from xbc.backend import Program
@@ -58,17 +66,21 @@ def command(
 
     if output is not None and not output.absolute().parent.is_dir():
         raise XbcError(f"cannot write {output}: the folder {output.absolute().parent} does not exist")
+    refuse_unused(fidelity, options)
     opened = Program.open(program)
     with console.progress_bars(quiet) as progress:
-        model = replayed_model(opened, progress)
-        data = read_set(inputs, model, limit)
-        outputs = simulate(model, data, threads=threads, batch=batch, progress=progress)
+        if fidelity == IDEAL:
+            model = replayed_model(opened, progress)
+            data = read_set(inputs, model, limit)
+            outputs = simulate(model, data, threads=threads, batch=batch, progress=progress)
+        else:
+            outputs = _simulated(opened, inputs, fidelity, options, seed, limit, batch, threads, progress)
     if output is not None:
         write_npz(output, outputs)
     facts = [describe(name, array) for name, array in outputs.items()]
     if as_json:
         console.print_json(
-            {"outputs": facts, "fidelity": "ideal", "output": None if output is None else str(output)}
+            {"outputs": facts, "fidelity": fidelity, "output": None if output is None else str(output)}
         )
         return
     table = console.table("", "output", "type", "shape", "min", "max", "rms", text=2)
@@ -82,6 +94,26 @@ def command(
     console.stdout().print(table)
     if output is not None:
         console.note(f"wrote {output}", quiet)
+
+
+def _simulated(
+    program: Program, inputs: Path, fidelity: str, options: dict[str, Any], seed: int, limit: int | None,
+    batch: int | None, threads: int, progress: Progress,
+) -> dict[str, Array]:  # fmt: skip
+    """Outputs at converter or device fidelity."""
+    from xbc.cli.fidelity import open_chip, settings_of
+    from xbc.cli.network import cut_set
+    from xbc.simulate.data import load_data
+    from xbc.simulate.fidelity import Simulation
+
+    chip = open_chip(program, options, progress)
+    simulation = Simulation(
+        chip.host, chip.module, settings_of(fidelity, options, seed), calibration=chip.calibration,
+        threads=threads, batch=batch, progress=progress,
+    )  # fmt: skip
+    if fidelity == "devices":
+        simulation.new_chip(0)
+    return simulation.run(cut_set(load_data(inputs, chip.ports), limit), progress=progress)
 
 
 def describe(name: str, array: Array) -> dict[str, Any]:

@@ -92,8 +92,8 @@ def list_column(words: Any, source: Any, driven: int, shift: int, mask: int, row
 def convert_columns(
     x: Any, vectors: int, stored: Any, inputs: Any, signs: Any, outputs: Any, factor: Any, bits: int,
     binary: bool, outputs_per_group: int, inputs_per_group: int, converter_of: Any, transfer: Any,
-    wide: bool, clip_above: Any, may_clip: bool, read_weight: Any, sums: Any, levels: Any, part: Any, out: Any,
-    clipped: Any,
+    wide: bool, clip_above: Any, may_clip: bool, read_weight: Any, sums: Any, levels: Any, part: Any,
+    out: Any, clipped: Any,
 ) -> None:  # fmt: skip
     """Column sums of all sections, through the ADC, shifted and added into ``out``.
 

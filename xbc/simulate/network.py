@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +16,10 @@ from ir.stages import Programmed
 from ir.target import Converters, Target
 from xbc.frontend.weights import layer_tensor
 from xbc.simulate.converters import Coding, InputScale, check_converters
-from xbc.simulate.engine import IntegerEngine, Multiplier
+from xbc.simulate.engine import IntegerEngine
 from xbc.simulate.host import HostSession, Port, Progress, _port
 from xbc.simulate.layer import Extremes, LayerSimulator, Signal
 from xbc.simulate.partition import Partition, input_grid, left_to_host, partition
-
-MakeMultiplier = Callable[[Layer], Multiplier]
 
 
 @dataclass(frozen=True)
@@ -54,15 +51,15 @@ class CrossbarSession(HostSession):
         module: layers at stage Programmed, as replayed.
         converters: replaces the target's converter settings.
         adc: False: no ADC, column sums as they are.
-        multiplier: makes what multiplies for a layer; default the integer engine.
         threads: for onnxruntime and the compiled loops.
     Fields:
+        layers: the simulated ones by name.
         left: (layer, why) of layers that compute with ideal weights in onnxruntime.
     """
 
     def __init__(
         self, host: onnx.ModelProto, module: Module, *, converters: Converters | None = None,
-        adc: bool = True, multiplier: MakeMultiplier | None = None, threads: int = 2,
+        adc: bool = True, threads: int = 2,
         name: str = "the simulated model",
     ) -> None:  # fmt: skip
         """See the class."""
@@ -75,7 +72,7 @@ class CrossbarSession(HostSession):
         self.threads = threads
         self.left: list[tuple[str, str]] = []
         self.histograms: dict[str, Array] = {}
-        self._make = multiplier
+        self.ranges: dict[str, tuple[int, ...]] = {}
         nodes = {node.name: node for node in host.graph.node}
         by_node: dict[str, dict[int, LayerSimulator]] = {}
         weights: dict[str, Array] = {}
@@ -104,12 +101,7 @@ class CrossbarSession(HostSession):
             )
 
     def _simulator(self, layer: Layer, host: onnx.ModelProto, node: onnx.NodeProto) -> LayerSimulator:
-        if self._make is not None:
-            multiplier = self._make(layer)
-        else:
-            multiplier = IntegerEngine(
-                layer, self.target, self.converters, adc=self.adc, threads=self.threads
-            )
+        multiplier = IntegerEngine(layer, self.target, self.converters, adc=self.adc, threads=self.threads)
         effective = multiplier.effective
         taken = {layer.origin.operand for layer in self.module.layers if layer.origin.node == node.name}
         operand = next((i for i in (0, 1) if i not in taken), 0)
@@ -150,7 +142,8 @@ class CrossbarSession(HostSession):
             self._drain(inputs, batch, progress)
             for name, layer in self.layers.items():
                 layer.count_sums = None
-                self._engine(name).set_ranges(_percentiles(self.histograms[name], percentile))
+                self.ranges[name] = _percentiles(self.histograms[name], percentile)
+                self._engine(name).set_ranges(self.ranges[name])
 
     def _drain(self, inputs: Mapping[str, Array], batch: int | None, progress: Progress | None) -> None:
         watch = None if progress is None else (lambda _, done, total: progress("calibrating", done, total))
@@ -175,18 +168,6 @@ class CrossbarSession(HostSession):
         """Switches the comparison of every layer with its ideal outputs."""
         for layer in self.layers.values():
             layer.measure = on
-
-    def make_ideal(self, names: set[str]) -> dict[str, Multiplier | None]:
-        """Lets the named layers multiply ideally; returns what ``restore`` takes."""
-        before = {name: self.layers[name].multiplier for name in names}
-        for name in names:
-            self.layers[name].multiplier = None
-        return before
-
-    def restore(self, multipliers: Mapping[str, Multiplier | None]) -> None:
-        """Undoes ``make_ideal``."""
-        for name, multiplier in multipliers.items():
-            self.layers[name].multiplier = multiplier
 
     def reports(self) -> list[LayerReport]:
         """What each simulated layer did since the last ``reset``."""
@@ -228,8 +209,3 @@ def converter_settings(target: Target, settings: Mapping[str, Any]) -> Converter
     """
     changed = target.override({f"converters.{key}": value for key, value in settings.items()})
     return check_converters(changed.converters)
-
-
-def with_converters(module: Module, converters: Converters) -> Module:
-    """The module on the same chip with other converters."""
-    return dataclasses.replace(module, target=dataclasses.replace(module.target, converters=converters))

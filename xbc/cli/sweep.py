@@ -1,0 +1,131 @@
+"""``xbc sweep``: accuracy over settings of converters and devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ir.errors import XbcError
+from xbc.cli import console
+from xbc.cli.fidelity import simulation_options
+from xbc.cli.options import (
+    batch_option,
+    json_option,
+    limit_option,
+    program_argument,
+    quiet_option,
+    seed_option,
+    threads_option,
+)
+
+
+@click.command("sweep")
+@program_argument
+@click.option(
+    "--over",
+    "over",
+    multiple=True,
+    required=True,
+    metavar="KEY=VALUES",
+    help="Key of the target and its values: 4..10 or 0.01,0.02. Twice: one line per value of the first.",
+)
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Set, as for evaluate.")
+@click.option("--model", type=click.Path(path_type=Path), help="The model that was compiled: the reference.")
+@click.option(
+    "--output", "output_name", metavar="NAME", help="Output that is classified  [default: the first]"
+)
+@click.option(
+    "-o",
+    "--to",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the result: .csv, .png, .svg or .html. May be repeated.",
+)
+@simulation_options
+@seed_option
+@limit_option
+@batch_option
+@threads_option
+@json_option
+@quiet_option
+def command(
+    program: Path, over: tuple[str, ...], data: Path, model: Path | None, output_name: str | None,
+    files: tuple[Path, ...], seed: int, limit: int | None, batch: int | None, threads: int, as_json: bool,
+    quiet: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Measure the accuracy over settings of the converters or devices and draw the curve.
+
+    Keys of the converters table are swept at converter fidelity; as soon as a key of the device table is
+    among them, at device fidelity (mean and 95 % interval over --trials chips).
+
+    \\b
+    Examples:
+      xbc sweep model.xbc --over converters.adc_bits=4..10 --data set.npz -o adc.csv -o adc.png
+      xbc sweep model.xbc --over device.sigma_verified=0,0.02,0.05 --data set.npz --trials 10 -o noise.html
+    """
+    from xbc.backend import Program
+    from xbc.cli.fidelity import open_chip, settings_of
+    from xbc.cli.network import check_is_the_model, cut_set, exact_model
+    from xbc.simulate.data import load_data
+    from xbc.simulate.fidelity import Reference
+    from xbc.simulate.plots import FORMATS, draw
+    from xbc.simulate.sweep import parse_axis, sweep, to_csv
+
+    axes = [parse_axis(text) for text in over]
+    for path in files:
+        if path.suffix.lower() not in (".csv", *FORMATS):
+            raise XbcError(f"{path}: a sweep is written as .csv, {', '.join(FORMATS)}")
+        if not path.absolute().parent.is_dir():
+            raise XbcError(f"cannot write {path}: the folder {path.absolute().parent} does not exist")
+    fidelity = "devices" if any(axis.key.startswith("device.") for axis in axes) else "converters"
+    opened = Program.open(program)
+    if model is not None:
+        check_is_the_model(opened, model)
+    with console.progress_bars(quiet) as progress:
+        chip = open_chip(opened, options, progress)
+        sets = cut_set(load_data(data, chip.ports), limit)
+        reference = Reference.of(
+            model if model is not None else exact_model(opened), sets, output=output_name, threads=threads,
+            batch=batch, progress=progress,
+        )  # fmt: skip
+        points = sweep(
+            chip.host, chip.module, axes, reference, settings_of(fidelity, options, seed),
+            calibration=chip.calibration, threads=threads, batch=batch, progress=progress,
+        )  # fmt: skip
+    made = [
+        (path, to_csv(points).encode() if path.suffix.lower() == ".csv" else draw(points, path, program.stem))
+        for path in files
+    ]
+    for path, content in made:
+        write_whole(path, content)
+        console.note(f"wrote {path}", quiet)
+    if as_json:
+        console.print_json({"fidelity": fidelity, "points": [dataclasses.asdict(p) for p in points]})
+        return
+    keys = [axis.key for axis in axes]
+    table = console.table(
+        "", *keys, points[0].metric, "95 % interval", "worst layer", "clipped", text=len(keys)
+    )  # fmt: skip
+    for p in points:
+        interval = "-" if p.interval is None else f"{100 * p.interval[0]:.2f} .. {100 * p.interval[1]:.2f} %"
+        table.add_row(
+            *(str(v) for v in p.settings.values()), f"{100 * p.score:.2f} %", interval, f"{p.snr_db:.1f} dB",
+            f"{100 * p.clip_rate:.3g} %",
+        )  # fmt: skip
+    console.stdout().print(table)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """The file, which appears complete or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -64,27 +64,33 @@ class Pass(ABC):
     def options(cls) -> dict[str, tuple[Any, Any]]:
         """Option name (with dashes) -> (type, default)."""
         hints = typing.get_type_hints(cls)
-        return {f.name.replace("_", "-"): (hints[f.name], f.default) for f in dataclasses.fields(cls)}
+        return {_option(f.name): (hints[f.name], f.default) for f in dataclasses.fields(cls)}
 
     @classmethod
     def create(cls, settings: Mapping[str, str]) -> Pass:
         """A pass from option texts.  Raises XbcError for an unknown option or a text of the wrong type."""
         options = cls.options()
+        names = {_option(f.name): f.name for f in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
         for key, text in settings.items():
             if key not in options:
                 known = ", ".join(options) or "none"
                 raise XbcError(f"pass {cls.name!r} has no option {key!r}; its options: {known}")
-            values[key.replace("-", "_")] = parse_option(f"option {key!r} of pass {cls.name!r}", options[key][0], text)
+            values[names[key]] = parse_option(f"option {key!r} of pass {cls.name!r}", options[key][0], text)
         return cls(**values)
 
     def __str__(self) -> str:
         shown = [
-            f"{f.name.replace('_', '-')}={_text(getattr(self, f.name))}"
+            f"{_option(f.name)}={_text(getattr(self, f.name))}"
             for f in dataclasses.fields(self)
             if getattr(self, f.name) != f.default
         ]
         return self.name + (f"{{{','.join(shown)}}}" if shown else "")
+
+
+def _option(field_name: str) -> str:
+    """Option name of a field: dashes; a trailing underscore only keeps clear of a keyword (``lambda_``)."""
+    return field_name.rstrip("_").replace("_", "-")
 
 
 def _text(value: Any) -> str:

@@ -13,10 +13,13 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Layer, Module
 from ir.stages import UNUSED, Placed
-from passes.base import Context, Pass
+from passes.base import Context, Pass, check
 from passes.counting import load_runs
+from passes.penalty import layer_penalties, state_values
+from passes.solvers.joint import cost_tables, match_joint
 from passes.solvers.matching import digit_mask, match_loads, match_vectors
 from passes.solvers.planes import fold_mask
+from passes.solvers.viterbi import MAX_BITS
 
 Pairs = list[tuple[Layer, Placed]]
 
@@ -29,7 +32,12 @@ class MatchRows(Pass):
     assignment problem against the words its crossbar holds at that time; equal words are matched first, the
     last load of a crossbar also looks at the first one, which the next inference puts back.
 
+    With ``lambda`` above 0 the state is what partial reprogramming at that penalty would leave, and the cost of
+    a row is what it would pay there (joint matching, one output per section and numbers of at most 8 bits;
+    other layers are matched exactly).  Follow it with reprogram{mode=optimal} at the same lambda.
+
     Options:
+        lambda: writes that a squared error of one code unit is worth, as in reprogram; 0: exact codes.
         method: ``exact``: minimum-cost assignment; ``greedy``: ascending cost with pairwise exchanges, within
             about 1 % of it and several times faster on wide rows.
     """
@@ -39,6 +47,10 @@ class MatchRows(Pass):
     ensures = Placed
 
     method: Literal["exact", "greedy"] = "exact"
+    lambda_: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self.lambda_ >= 0, f"match-rows: lambda = {self.lambda_} must not be negative")
 
     def run(self, module: Module, context: Context) -> Module:
         """Permutes the rows of every section."""
@@ -50,7 +62,11 @@ class MatchRows(Pass):
         pairs = [(layer, layer.at(Placed)) for layer in module.layers]
         formats = {(b.cells.columns, b.bits_per_cell) for _, b in pairs}
         simple = len(formats) == 1 and all(b.group_width == 1 for _, b in pairs)
-        work = _words(module, pairs) if simple else _vectors(module, pairs)
+        joint = simple and self.lambda_ > 0 and all(joint_ready(b) for _, b in pairs)
+        if joint:
+            work = _joint(module, pairs, self.lambda_, context)
+        else:
+            work = _words(module, pairs) if simple else _vectors(module, pairs)
         places = [np.zeros(b.inputs.shape, np.int32) for _, b in pairs]
         runs = list(load_runs(pairs))
         closing = closing_loads(pairs, runs)
@@ -90,6 +106,37 @@ def _words(module: Module, pairs: Pairs) -> Work:
             order, body.crossbar, closing, words[:, :, 0], counts, bits, np.uint64(digit_mask(bits)), exact,
             low, high, state, first, place,
         )  # fmt: skip
+
+    return work
+
+
+def joint_ready(body: Placed) -> bool:
+    """Whether a body's words are single numbers that the joint tables hold."""
+    return body.cells.word_bits <= MAX_BITS and body.encoding != "differential"
+
+
+def _joint(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Work:
+    """Matching against what partial reprogramming leaves."""
+    t = module.target
+    state = np.zeros((t.crossbars, t.rows), np.uint8)
+    first = np.full((t.crossbars, t.rows), -1, np.int64)
+    penalties = layer_penalties(module, lambda_, context)
+    ready: dict[int, tuple[Array, Array, Array, Array]] = {}
+    for index, (layer, body) in enumerate(pairs):
+        words, counts = items_first(body, body.wanted_words())
+        states = 1 << body.cells.word_bits
+        cost, best = np.zeros((states, states), np.int32), np.zeros((states, states), np.uint8)
+        values = state_values(body.cells)
+        cost_tables(
+            penalties[layer.name], body.cells.word_bits, body.bits_per_cell, 1.0, 1.0, values, cost, best
+        )  # fmt: skip
+        ready[index] = (words, counts, cost, best)
+
+    def work(index: int, order: Array, closing: Array, exact: bool, low: int, high: int, place: Array) -> None:
+        words, counts, cost, best = ready[index]
+        match_joint(
+            order, pairs[index][1].crossbar, closing, words[:, :, 0], counts, cost, best, low, high, state, first, place
+        )
 
     return work
 

@@ -11,6 +11,7 @@ import numpy as np
 from ir.arrays import Array
 from ir.module import Layer, Module
 from ir.stages import Sectioned
+from ir.target import Target
 from passes.base import Context, Pass, check
 from passes.solvers.bounds import path_bound
 from passes.solvers.features import Metric
@@ -88,10 +89,9 @@ class OrderSections(Pass):
         """Reorders every layer's table; reports the bounds as facts."""
         if self.method == "natural":
             return module
-        matched = module.target.routing != "fixed"
         results = []
         with ThreadPoolExecutor(max(1, context.threads)) as pool:
-            for done, result in enumerate(pool.map(lambda layer: self._order(layer, matched), module.layers)):
+            for done, result in enumerate(pool.map(lambda layer: self._order(layer, module.target), module.layers)):
                 context.progress("order-sections", done + 1, len(module.layers))
                 results.append(result)
         if self.method not in ("rank", "sum"):
@@ -102,16 +102,13 @@ class OrderSections(Pass):
             }
         return module.with_layers([layer for layer, _ in results])
 
-    def _order(self, layer: Layer, matched: bool) -> tuple[Layer, Bound]:
+    def _order(self, layer: Layer, target: Target) -> tuple[Layer, Bound]:
         body = by_rank(layer.at(Sectioned))
         if self.method == "rank" or body.sections < 2:
             return layer.with_body(body), Bound()
         if self.method == "sum":
             return layer.with_body(reorder(body, _by_sum(body))), Bound()
-        kind = self.metric
-        if kind == "auto":
-            kind = "multiset" if matched and body.group_width == 1 else "cells"
-        path, bound = self._path(body, kind)
+        path, bound = self._path(body, metric_kind(target, body) if self.metric == "auto" else self.metric)
         return layer.with_body(reorder(body, path)), bound
 
     def _path(self, body: Sectioned, kind: str) -> tuple[Array, Bound]:
@@ -153,6 +150,11 @@ class OrderSections(Pass):
             path[start : start + self.window] = improved
             capped += struck
         return path, capped
+
+
+def metric_kind(target: Target, body: Sectioned) -> str:
+    """The distance that counts: ``multiset`` where match-rows may permute rows of one word, else ``cells``."""
+    return "multiset" if target.routing != "fixed" and body.group_width == 1 else "cells"
 
 
 def facts(bound: Bound) -> dict[str, float | int]:

@@ -10,10 +10,11 @@ from numba import njit
 
 from ir.arrays import Array
 from ir.errors import XbcError
-from ir.module import Module
+from ir.module import Layer, Module
 from ir.stages import Placed, Programmed
 from passes.base import Context, Pass, check
 from passes.counting import load_runs
+from passes.hold import hold
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,11 @@ class Reprogram(Pass):
     Options:
         mode: ``none``: the exact codes; ``random``: bit stucking as published (arXiv 2410.21730): of the cells
             in the lowest ``columns`` of each weight that should change in a load, only ``fraction`` is
-            reprogrammed, the others keep their stale level, which is carried on to later loads.
+            reprogrammed, the others keep their stale level, which is carried on to later loads; ``optimal``:
+            per row the held codes v_t of least  writes + lambda * sum s_t (v_t - w_t)**2  over the whole
+            sequence of loads (exact dynamic programme; s from calibration, else 1).
+        lambda: writes that a squared error of one code unit is worth, for optimal.
+        set-cost, reset-cost: what a SET and a RESET count as, for optimal.
         columns: low-order columns (bit slices) of each stored number that may stay stale, for random.
         fraction: 0..1, share of those cells that is reprogrammed, for random.
     """
@@ -32,20 +37,34 @@ class Reprogram(Pass):
     requires = Placed
     ensures = Programmed
 
-    mode: Literal["none", "random"] = "none"
+    mode: Literal["none", "random", "optimal"] = "none"
+    lambda_: float = 0.1
+    set_cost: float = 1.0
+    reset_cost: float = 1.0
     columns: int = 3
     fraction: float = 0.5
 
     def __post_init__(self) -> None:
+        check(self.lambda_ > 0, f"reprogram: lambda = {self.lambda_} must be positive")
+        for key, cost in (("set-cost", self.set_cost), ("reset-cost", self.reset_cost)):
+            check(0 < cost <= 1e6, f"reprogram: {key} = {cost} is outside 0..1e6")
         check(self.columns >= 0, f"reprogram: columns = {self.columns} must not be negative")
         check(0 <= self.fraction <= 1, f"reprogram: fraction = {self.fraction} is outside 0..1")
 
     def run(self, module: Module, context: Context) -> Module:
         """Programs every layer."""
         bodies = [layer.at(Placed) for layer in module.layers]
-        stored = [body.wanted_words() for body in bodies]
+        if self.mode == "optimal":
+            stored, forced = hold(module, self.lambda_, self.set_cost, self.reset_cost, context)
+            context.facts[self.name] = {"survivor_windows_cut_short": forced}
+        else:
+            stored = [body.wanted_words() for body in bodies]
         if self.mode == "random":
             self._stick(module, bodies, stored, context)
+        stored = [
+            within_limits(layer, body, words)
+            for layer, body, words in zip(module.layers, bodies, stored, strict=True)
+        ]
         layers = [
             layer.with_body(body.lower(Programmed, stored=words))
             for layer, body, words in zip(module.layers, bodies, stored, strict=True)
@@ -78,6 +97,16 @@ class Reprogram(Pass):
                     body.cells.columns, body.cells.slices, body.bits_per_cell, self.columns,
                     np.uint64(int(self.fraction * 2**53)), seed, state,
                 )  # fmt: skip
+
+
+def within_limits(layer: Layer, body: Placed, words: Array) -> Array:
+    """``words`` with those replaced by exact ones whose code the model's integer tensor could not take back."""
+    if np.dtype(layer.origin.dtype).kind == "f":
+        return words
+    codes = body.lower(Programmed, stored=words).stored_codes()
+    limits = body.limits[np.maximum(body.outputs, 0)] if len(body.limits) > 1 else body.limits[None]
+    outside = (codes < limits[:, None, :, 0]) | (codes > limits[:, None, :, 1])
+    return np.where(outside, body.wanted_words(), words)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[misc]

@@ -98,6 +98,16 @@ def cell_matrix(planes: Any, members: Any, bits: int, mask: Any) -> Any:
     return out
 
 
+@njit(cache=True, nogil=True)  # type: ignore[misc]
+def cells_between(a: Any, b: Any, bits: int, mask: Any) -> Any:
+    """``[n, m]`` int32 cell distances between the packed rows of ``a`` and of ``b``."""
+    out = np.zeros((a.shape[0], b.shape[0]), np.int32)
+    for i in range(a.shape[0]):
+        for j in range(b.shape[0]):
+            out[i, j] = distance(a[i], b[j], bits, mask)
+    return out
+
+
 class Metric:
     """Distances between the sections of one layer under one of the two measures."""
 
@@ -117,3 +127,9 @@ class Metric:
         if self.kind == "multiset":
             return np.asarray(l1_matrix(self.rows, members))
         return np.asarray(cell_matrix(self.rows, members, self.bits, self.mask))
+
+    def between(self, a: Array, b: Array) -> Array:
+        """``[n, m]`` int32 distances between two sets of feature rows (``rows`` of metrics of equal kind)."""
+        if self.kind == "multiset":
+            return np.asarray(l1_between(a, b))
+        return np.asarray(cells_between(a, b, self.bits, self.mask))

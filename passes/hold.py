@@ -1,0 +1,150 @@
+"""Partial reprogramming by the exact dynamic programme: from placed tables to held words.
+
+A stored number of up to 8 bits is one state of the programme; of a wider one the upper digits are kept exact
+and the lower 8 bits (a window of codes) are.  The two numbers of a differential pair are held separately.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ir.arrays import Array
+from ir.module import Layer, Module
+from ir.stages import Placed
+from passes.base import Context
+from passes.counting import load_runs
+from passes.penalty import sensitivity, state_values
+from passes.solvers.viterbi import LANES, MAX_BITS, PACKED, hold_block
+
+WINDOW = 256
+WRAP = 32
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How words split into numbers the programme can hold.
+
+    Fields:
+        shifts: bit position of each number's window in the word.
+        width: bits of the window.
+        values: ``[2**width]`` what each state stands for.
+    """
+
+    shifts: tuple[int, ...]
+    width: int
+    values: Array
+
+
+def numbers_of(body: Placed) -> Numbers:
+    """Windows of a body's words."""
+    cells = body.cells
+    width = cells.slices * cells.bits_per_cell
+    if cells.encoding == "differential":
+        shifts: tuple[int, ...] = (width, 0)
+    else:
+        shifts = (0,)
+        if width <= MAX_BITS:
+            return Numbers(shifts, width, state_values(cells))
+    window = min(width, MAX_BITS // cells.bits_per_cell * cells.bits_per_cell)
+    return Numbers(shifts, window, np.arange(1 << window, dtype=np.float32))
+
+
+def hold(
+    module: Module, lambda_: float, set_cost: float, reset_cost: float, context: Context
+) -> tuple[list[Array], int]:
+    """Held words of every layer, ``[sections, rows, G]``, and how many survivor windows were cut short.
+
+    Layers of different cell formats do not carry over into each other; their runs are held separately.
+    """
+    pairs = [(layer, layer.at(Placed)) for layer in module.layers]
+    held: list[Array] = [np.zeros(0)] * len(pairs)
+    forced = 0
+    formats: dict[tuple[object, ...], list[int]] = {}
+    for index, (_, body) in enumerate(pairs):
+        key = (body.encoding, body.cells.word_bits, body.bits_per_cell, body.group_width, body.cells.slices)
+        formats.setdefault(key, []).append(index)
+    for members in formats.values():
+        words, cut = _hold_format([pairs[i] for i in members], module, lambda_, (set_cost, reset_cost), context)
+        forced += cut
+        for i, array in zip(members, words, strict=True):
+            held[i] = array
+    return held, forced
+
+
+def _hold_format(
+    pairs: list[tuple[Layer, Placed]], module: Module, lambda_: float, costs: tuple[float, float], context: Context
+) -> tuple[list[Array], int]:
+    shape = numbers_of(pairs[0][1])
+    rows, width = pairs[0][1].rows, pairs[0][1].group_width
+    base = np.concatenate([[0], np.cumsum([b.sections for _, b in pairs])])
+    share = width * len(shape.shifts)
+    count = rows * share
+    wanted = np.empty((base[-1], count), np.uint8)
+    driven = np.empty((base[-1], rows), np.bool_)
+    mask = (1 << shape.width) - 1
+    exact = []
+    graded = any(sensitivity(context, layer.name) is not None for layer, _ in pairs)
+    weight = np.empty(base[-1], np.float32)
+    care = np.empty((base[-1], count if graded else 0), np.float32)
+    for k, (layer, body) in enumerate(pairs):
+        part = slice(base[k], base[k + 1])
+        words = body.wanted_words()
+        exact.append(words)
+        states = np.stack([(words >> shift) & mask for shift in shape.shifts], axis=-1)
+        wanted[part] = states.reshape(body.sections, count)
+        driven[part] = body.driven()
+        weight[part] = lambda_ * PACKED
+        if graded:
+            s = sensitivity(context, layer.name)
+            full = np.broadcast_to(np.ones(1, np.float32) if s is None else s, body.shape)
+            at = full[np.maximum(body.outputs, 0)[:, None, :], np.maximum(body.inputs, 0)[:, :, None]]
+            care[part] = np.repeat(at, len(shape.shifts), axis=2).reshape(body.sections, count)
+    held = wanted.copy()
+    forced = _run(pairs, base, module.target.crossbars, wanted, driven, share, weight, care, shape, costs, held, context)
+    out = []
+    for k, words in enumerate(exact):
+        states = held[base[k] : base[k + 1]].reshape(*words.shape, len(shape.shifts)).astype(words.dtype)
+        result = words.copy()
+        for q, shift in enumerate(shape.shifts):
+            result &= words.dtype.type(~(mask << shift) & ((1 << 8 * words.dtype.itemsize) - 1))
+            result |= states[..., q] << words.dtype.type(shift)
+        result[pairs[k][1].inputs < 0] = 0
+        result[np.broadcast_to(pairs[k][1].outputs[:, None, :] < 0, result.shape)] = 0
+        out.append(result)
+    return out, forced
+
+
+def _run(
+    pairs: list[tuple[Layer, Placed]], base: Array, crossbars: int, wanted: Array, driven: Array, share: int,
+    weight: Array, care: Array, shape: Numbers, costs: tuple[float, float], held: Array, context: Context,
+) -> int:  # fmt: skip
+    order = np.concatenate([base[index] + sections for index, sections in load_runs(pairs)])
+    bars = np.concatenate([pairs[index][1].crossbar[sections] for index, sections in load_runs(pairs)])
+    by_bar = np.argsort(bars, kind="stable")
+    cuts = np.searchsorted(bars[by_bar], np.arange(crossbars + 1))
+    tasks = [
+        (c, lane0) for c in range(crossbars) if cuts[c + 1] > cuts[c] for lane0 in range(0, wanted.shape[1], LANES)
+    ]
+    top = max(costs)
+    up, down = (int(PACKED * cost / top) for cost in costs)
+    weight = (weight / top).astype(np.float32)
+    bits = pairs[0][1].bits_per_cell
+
+    def one(task: tuple[int, int]) -> int:
+        c, lane0 = task
+        return int(
+            hold_block(
+                order[by_bar[cuts[c] : cuts[c + 1]]], wanted, driven, share, weight, care, lane0, shape.width,
+                shape.values, bits, up, down, WINDOW, WRAP, held,
+            )
+        )  # fmt: skip
+
+    forced = 0
+    with ThreadPoolExecutor(max(1, context.threads)) as pool:
+        for done, cut in enumerate(pool.map(one, tasks)):
+            forced += cut
+            context.progress("reprogram", done + 1, len(tasks))
+    return forced

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ir.arrays import Array
 from ir.errors import XbcError
-from xbc.frontend.read import embed_external, walk_graphs
+from xbc.frontend.read import walk_graphs
 from xbc.frontend.statics import FOLDABLE, bodies
+from xbc.frontend.tensors import embed_external
 
 
 def numpy_dtype(name: str) -> np.dtype[np.generic]:

@@ -9,17 +9,14 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import onnx
 
-from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Host, Layer, Module, Origin, Unmapped
-from ir.stages import Body, Float, Quantized
 from ir.target import Target
 from xbc.frontend.dataflow import layer_edges
-from xbc.frontend.grid import Grid, find_grid
 from xbc.frontend.host import detach_weights, host_sha256, numpy_dtype
+from xbc.frontend.matrices import FLOAT_TYPES, WIDEST_INTEGER, layer_body
 from xbc.frontend.normalise import normalise, unique
 from xbc.frontend.operators import (
     COEFFICIENTS,
@@ -30,15 +27,13 @@ from xbc.frontend.operators import (
     find_weights,
     products,
 )
-from xbc.frontend.read import element_count, read_model, walk_nodes
+from xbc.frontend.read import read_model, walk_nodes
 from xbc.frontend.shapes import value_shapes
-from xbc.frontend.statics import Dequantised, Scope, bodies
-from xbc.frontend.weights import integer_range
+from xbc.frontend.statics import Scope, bodies
+from xbc.frontend.tensors import element_count
 
-FLOAT_TYPES = frozenset({"float32", "float16", "bfloat16", "float64"})
-WIDEST_INTEGER = 16
 HOST_FILE = "host.onnx"
-_SUFFIXES = re.compile(r"(/(MatMulAddFusion|Gemm(Transpose)?Fusion|ReshapeFusion))+$|_?(token_\d+)$")
+_FUSION = re.compile(r"(/(MatMulAddFusion|GemmTransposeFusion|MatmulTransposeFusion))+$")
 
 
 @dataclass(frozen=True)
@@ -159,24 +154,11 @@ class _Importer:
     def _map(self, node: onnx.NodeProto, weight: Weight, scope: Scope) -> None:
         name = node.input[weight.operand]
         who = f"{self.file}: node {node.name!r} ({node.op_type})"
-        body: Body | str
-        if weight.integer:
-            integers = scope.value(name)
-            dtype = integers.dtype.name
-            body = _integer_body(node, weight, scope, integers)
-        elif (codes := scope.dequantised(name)) is not None:
-            dtype = codes.dtype.name
-            body = _quantized(weight, codes, who)
-        else:
-            tensor = scope.value(name)
-            dtype = tensor.dtype.name
-            body = _float(weight, tensor, who)
-            if self.quantised_graph and isinstance(body, Float) and (grid := find_grid(body.values)):
-                body = _on_grid(grid)
-                self.on_grid += 1
-        if isinstance(body, str):
-            self._list(node, element_count(scope.shape(name) or ()), body)
+        found = layer_body(node, weight, scope, who, quantised_graph=self.quantised_graph)
+        if isinstance(found, str):
+            self._list(node, element_count(scope.shape(name) or ()), found)
             return
+        self.on_grid += found.recovered
         layer = unique(_readable(node, weight), self.layer_names)
         self.layer_names.add(layer)
         tensor_name = unique(f"{layer}.weight", self.values)
@@ -186,12 +168,12 @@ class _Importer:
             node.op_type,
             weight.operand,
             tensor_name,
-            dtype,
+            found.dtype,
             weight.layout,
             weight.groups,
             weight.kernel,
         )
-        self.layers.append(Layer(layer, origin, body))
+        self.layers.append(Layer(layer, origin, found.body))
         self.found.append((node, weight))
 
     def finish(self) -> tuple[list[Layer], list[Unmapped], list[tuple[str, str]]]:
@@ -224,99 +206,8 @@ def _weight_like(name: str, scope: Scope) -> bool:
     )
 
 
-def _float(weight: Weight, tensor: Array, who: str) -> Body | str:
-    if tensor.dtype.name not in FLOAT_TYPES:
-        return f"weights of type {tensor.dtype.name} are not supported"
-    with np.errstate(over="ignore"):
-        values = weight.layout.to_matrix(np.asarray(tensor)).astype(np.float32)
-    _check_finite(values, who)
-    return Float(values=values)
-
-
-def _on_grid(grid: Grid) -> Body:
-    zero = np.zeros(1, np.int32)
-    limits = np.array([grid.limits], np.int32)
-    return Quantized(codes=grid.codes, scale=grid.scale, zero_point=zero, limits=limits, bits=8, given=True)
-
-
-def _check_finite(values: Array, who: str) -> None:
-    # the sum of squares would overflow; min and max carry NaN through
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite(low) or not np.isfinite(high):
-        bad = int(np.count_nonzero(~np.isfinite(values)))
-        raise XbcError(
-            f"{who}: {bad} of its {values.size} weights are NaN or infinite (or beyond float32): "
-            f"retrain or repair the model"
-        )
-
-
-def _integer_body(node: onnx.NodeProto, weight: Weight, scope: Scope, integers: Array) -> Body | str:
-    operands: list[Array] = []
-    for at, neutral in ((weight.scale, np.ones(1, np.float32)), (weight.zero_point, np.zeros(1, np.int32))):
-        if at < 0 or at >= len(node.input) or not node.input[at]:
-            operands.append(neutral)
-            continue
-        if not scope.is_static(node.input[at]):
-            return "the scale or zero point of its weights is computed at run time"
-        array = scope.value(node.input[at])
-        if array.size == 1:
-            array = array.reshape(1)
-        elif array.ndim == 1:
-            dims = [1] * integers.ndim
-            dims[weight.side] = array.size
-            array = array.reshape(dims)
-        try:
-            operands.append(array if array.size == 1 else np.broadcast_to(array, integers.shape))
-        except ValueError:
-            return f"scales of shape {list(array.shape)} do not fit weights of shape {list(integers.shape)}"
-    scale, zero = operands
-    codes = Dequantised(
-        integers, integers.dtype, scale.astype(np.float32), zero.astype(np.int32), np.dtype(np.float32)
-    )
-    return _quantized(weight, codes, f"node {node.name!r}")
-
-
-def _quantized(weight: Weight, codes: Dequantised, who: str) -> Body | str:
-    name = codes.integer.name
-    if not name.startswith(("int", "uint")):
-        return f"its weights are stored as {name}, which has no integer codes"
-    bits = int(name.split("int")[1])
-    if bits > WIDEST_INTEGER:
-        return f"its weights are {bits}-bit integers; at most {WIDEST_INTEGER} bits are supported"
-    scale, zero = _per_output(weight, codes.scale), _per_output(weight, codes.zero_point)
-    if scale is None or zero is None:
-        kind = "per block of inputs" if codes.blocked else "along the inputs of an output"
-        return f"scales or zero points change {kind}, which one section cannot sum"
-    _check_finite(scale, f"{who}: scale")
-    low, high = integer_range(codes.integer)
-    limits = np.stack([low - zero, high - zero], axis=1).astype(np.int32)
-    wide = np.int16 if limits.min() >= -(2**15) and limits.max() < 2**15 else np.int32
-    matrix = weight.layout.to_matrix(codes.codes).astype(wide)
-    if zero.any():
-        matrix = np.subtract(matrix, zero.astype(wide)[:, None])
-    return Quantized(
-        codes=matrix,
-        scale=scale.astype(np.float32),
-        zero_point=zero.astype(np.int32),
-        limits=limits,
-        bits=bits,
-        given=True,
-    )
-
-
-def _per_output(weight: Weight, array: Array) -> Array | None:
-    """``[1]`` or ``[outputs]`` of an element or a tensor-shaped array; None when it changes along inputs."""
-    if array.size == 1:
-        return np.asarray(array.reshape(1))
-    matrix = weight.layout.to_matrix(array)
-    if not (matrix == matrix[:, :1]).all():
-        return None
-    column = matrix[:, 0]
-    return np.asarray(column[:1] if (column == column[0]).all() else column)
-
-
 def _readable(node: onnx.NodeProto, weight: Weight) -> str:
     """A layer name from a node name: path separators become dots, onnxruntime's fusion marks go."""
-    plain = _SUFFIXES.sub("", node.name)
+    plain = _FUSION.sub("", node.name)
     plain = re.sub(r"[^A-Za-z0-9_.-]+", ".", plain).strip(".-") or node.op_type
     return f"{plain}.{weight.suffix}" if weight.suffix else plain

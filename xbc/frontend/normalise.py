@@ -16,17 +16,9 @@ import onnx.shape_inference
 import onnxruntime as ort
 
 from ir.errors import XbcError
-from xbc.frontend.read import (
-    PROTOBUF_LIMIT,
-    ModelFile,
-    check_allocation,
-    embed_external,
-    one_line,
-    skeleton,
-    walk_graphs,
-    walk_nodes,
-)
+from xbc.frontend.read import PROTOBUF_LIMIT, ModelFile, one_line, skeleton, walk_graphs, walk_nodes
 from xbc.frontend.statics import bodies
+from xbc.frontend.tensors import check_allocation, embed_external
 
 KEEP_QDQ = ["WeightBiasQuantization", "QDQPropagationTransformer", "EnsureUniqueDQForNodeUnit"]
 """onnxruntime optimisers that rewrite quantised graphs."""

@@ -19,7 +19,8 @@ from onnx.reference import ReferenceEvaluator
 
 from ir.arrays import Array
 from ir.errors import XbcError
-from xbc.frontend.read import check_allocation, element_count, load_tensor, one_line
+from xbc.frontend.read import one_line
+from xbc.frontend.tensors import check_allocation, element_count, load_tensor
 
 FOLDABLE = frozenset(
     {

@@ -131,9 +131,15 @@ def test_weights_beyond_float32(tmp_path: Path) -> None:
     refused(save(proto, tmp_path), "beyond float32")
 
 
-def test_scale_that_is_not_finite(tmp_path: Path) -> None:
-    nodes = [node("DequantizeLinear", ["q", "s"], ["w"]), node("MatMul", ["x", "w"], ["y"], "dense")]
-    constants = {"q": np.ones((5, 3), np.int8), "s": np.array(np.nan, F)}
+@pytest.mark.parametrize("axis", [None, 1])
+def test_scale_that_is_not_finite(axis: int | None, tmp_path: Path) -> None:
+    attrs = {} if axis is None else {"axis": axis}
+    nodes = [
+        node("DequantizeLinear", ["q", "s"], ["w"], **attrs),
+        node("MatMul", ["x", "w"], ["y"], "dense"),
+    ]
+    scale = np.array(np.nan if axis is None else [1, np.nan, 2], F)
+    constants = {"q": np.ones((5, 3), np.int8), "s": scale}
     refused(save(model(nodes, {"x": (F, [2, 5])}, {"y": F}, constants), tmp_path), "scale.*NaN")
 
 

@@ -7,12 +7,16 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from ir.errors import XbcError
-from xbc.backend.program import Program
-from xbc.export.package import Progress, describe, export_directory, seal_export, silent
-from xbc.export.stream import INFERENCES, count_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xbc.backend.program import Program
+
+    Progress = Callable[[str, int, int], None]
 
 __all__ = ["FORMATS", "INFERENCES", "Options", "export_program"]
 
@@ -30,6 +34,14 @@ FORMATS: Final = {
     "binary": ("xbc.export.binary", "compact bit stream, with a C header and a C reader"),
 }
 """Format name -> (module with NAME, VERSION and ``write``, what it is)."""
+
+INFERENCES: Final = ("first", "steady")
+"""The inference from blank cells, and every one after it."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress sink that shows nothing."""
+
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,10 @@ def export_program(
     Returns: the content of its ``export.json``.
     Raises: XbcError for an unknown format, a damaged program, a destination that cannot be written.
     """
+    from xbc.backend.program import Program
+    from xbc.export.package import describe, export_directory, seal_export
+    from xbc.export.stream import count_of
+
     if format_name not in FORMATS:
         raise XbcError(f"unknown format {format_name!r}; known: {', '.join(FORMATS)}")
     writer = cast(Writer, importlib.import_module(FORMATS[format_name][0]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -23,11 +23,6 @@ from xbc.backend.program import Program
 DESCRIPTION: Final = "export.json"
 KIND: Final = "xbc-export"
 _MAX_BYTES: Final = 1 << 28
-Progress = Callable[[str, int, int], None]
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Progress sink that shows nothing."""
 
 
 def describe(program: Program, name: str, version: int, loads: int) -> dict[str, Any]:

@@ -20,8 +20,6 @@ from xbc.chip.chip import Chip
 WRITE_COLUMNS: Final = ("row", "column", "before", "after", "phase", "verify")
 CHUNK_WRITES: Final = 1 << 20
 CHUNK_IMAGE_BYTES: Final = 1 << 24
-INFERENCES: Final = ("first", "steady")
-"""The inference from blank cells, and every one after it."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 // Runs an exported program on xbc_crossbar, crossbar by crossbar, and compares every row after every load with
 // the expected image.  Run it inside the export's directory:
-//   iverilog -g2012 -s xbc_testbench -o /tmp/bench.vvp xbc_crossbar.sv xbc_testbench.sv && vvp -n /tmp/bench.vvp
+//   iverilog -g2012 -s xbc_testbench -o bench.vvp xbc_crossbar.sv xbc_testbench.sv && vvp -n bench.vvp
 `include "xbc_params.svh"
 
 module xbc_testbench;

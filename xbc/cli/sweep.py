@@ -63,7 +63,7 @@ def command(
     Keys of the converters table are swept at converter fidelity; as soon as a key of the device table is
     among them, at device fidelity (mean and 95 % interval over --trials chips).
 
-    \\b
+    \b
     Examples:
       xbc sweep model.xbc --over converters.adc_bits=4..10 --data set.npz -o adc.csv -o adc.png
       xbc sweep model.xbc --over device.sigma_verified=0,0.02,0.05 --data set.npz --trials 10 -o noise.html

@@ -150,12 +150,11 @@ def program_sections(
                     old = np.int64(level[c, r, k])
                     cell = (np.int64(c) * rows + r) * width + k
                     if wanted != old and not fixed[c, r, k]:
+                        upward: Any = wanted > old
                         checked: Any = all_verified or ((np.uint32(verify[s, r, g]) >> shift) & mask) != 0
                         conductance[c, r, k] = programmed(
-                            key_of(seed, cell, 16 + first_load + n), int(wanted), top, wanted > old,
-                            checked,
-                            law, low,
-                            window, sigma, sigma_verified, low_factor, verify_window, set_factor,
+                            key_of(seed, cell, 16 + first_load + n), int(wanted), top, upward,
+                            checked, law, low, window, sigma, sigma_verified, low_factor, verify_window, set_factor,
                             reset_factor,
                         )  # fmt: skip
                         level[c, r, k] = wanted

@@ -21,7 +21,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[test,lint,docs]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[test,lint,docs,plot]"
 	@touch $@ $(VENV)/.installed
 
 install: $(VENV)/.installed ## xbc in .venv, with the pinned versions of constraints.txt

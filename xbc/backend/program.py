@@ -24,6 +24,21 @@ _MAX_GROUP = 1 << 26
 """Values of one column in one row group that a reader is willing to decode."""
 
 
+class ProgramError(XbcError):
+    """A fault in one file of a program.
+
+    Fields:
+        file: its name within the program.
+        fault: what is wrong with it.
+    """
+
+    def __init__(self, folder: Path, file: str, fault: str) -> None:
+        """The sentence says the whole path, the fault and the cure."""
+        super().__init__(f"{folder / file} {fault}: copy the program again or compile the model again")
+        self.file = file
+        self.fault = fault
+
+
 @dataclass(frozen=True)
 class LayerRow:
     """One row of the layers table; the columns are described in docs/program-format.md."""
@@ -114,22 +129,22 @@ class Program:
 
         Args:
             check: compare every file with its size and SHA-256 and raise on the first fault; otherwise the
-                caller looks at ``faults()``.
+                caller looks at ``faults``.
         Raises: XbcError naming the damaged, missing or foreign file, or the newer format version.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
         target = manifest.get("target")
         if not isinstance(target, dict) or not isinstance(manifest.get("totals"), dict):
-            raise XbcError(f"{folder / MANIFEST} gives no target or no totals: compile the model again")
+            raise ProgramError(folder, MANIFEST, "gives no target or no totals")
         faults = file_faults(folder, manifest["files"])
         program = cls(folder, manifest, Target.from_dict(target), faults)
         for name in (HOST, MODULE, *(file_of(table) for table in SCHEMAS)):
             if name not in manifest["files"]:
-                raise XbcError(f"{folder / MANIFEST} does not list {name}: compile the model again")
+                raise ProgramError(folder, MANIFEST, f"does not list {name}")
         if check:
             for name, fault in faults.items():
-                raise XbcError(f"{folder / name} {fault}: copy the program again or compile the model again")
+                raise ProgramError(folder, name, fault)
         return program
 
     def total(self, name: str) -> int:
@@ -138,7 +153,7 @@ class Program:
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         if type(value) is not int or value < 0:
-            raise XbcError(f"{self.folder / MANIFEST}: totals.{name} is not a count: compile the model again")
+            raise ProgramError(self.folder, MANIFEST, f"gives no count totals.{name}")
         return value
 
     def module(self) -> Module:
@@ -223,7 +238,7 @@ class Program:
             file = pq.ParquetFile(path)
             schema = file.schema_arrow
         except FileNotFoundError:
-            raise XbcError(f"{path} is missing: copy the program again or compile the model again") from None
+            raise ProgramError(self.folder, file_of(table), "is missing") from None
         except (OSError, pa.ArrowException) as error:
             raise self._broken(table, str(error)) from None
         wanted = SCHEMAS[table]
@@ -275,5 +290,5 @@ class Program:
         missing = column.is_null().to_numpy(zero_copy_only=False)
         return Lists(values.to_numpy(zero_copy_only=False), offsets - np.int32(low), missing)
 
-    def _broken(self, table: str, what: str) -> XbcError:
-        return XbcError(f"{self.folder / file_of(table)} cannot be read: {what}; compile the model again")
+    def _broken(self, table: str, what: str) -> ProgramError:
+        return ProgramError(self.folder, file_of(table), f"cannot be read ({what})")

@@ -174,7 +174,7 @@ def walk_module(module: Module, order: LoadOrder, wear: Array) -> Iterator[Chunk
     target = module.target
     bodies = [layer.at(Programmed) for layer in module.layers]
     first, faulty = blank_chip(target)
-    steady = first.copy()
+    steady, _ = blank_chip(target)  # not a copy: cells that no load reaches cost no memory
     for _, at, part in order.runs(1 << 30):
         b = bodies[at]
         _settle(b.crossbar[part], b.inputs[part], b.outputs[part], b.stored[part], b.cells.columns,

@@ -10,7 +10,7 @@ import numpy as np
 
 from ir.arrays import Array
 from ir.errors import XbcError
-from xbc.backend.program import Program
+from xbc.backend.program import Program, ProgramError
 from xbc.backend.tables import MANIFEST
 from xbc.chip.agreement import compare_with_module
 from xbc.chip.problems import Broken, Findings, Problem, Report
@@ -23,7 +23,8 @@ def verify_program(folder: str | Path, progress: Progress = _silent) -> Report:
     Damaged files end the check: what cannot be trusted is not replayed.  Tables that replay well are compared
     with the program's IR.
 
-    Raises: XbcError when ``folder`` holds no program of this format version or its manifest is damaged.
+    Raises: XbcError when ``folder`` holds no program of this format version, its manifest is damaged, or its
+        chip is too large to simulate.
     """
     program = Program.open(folder, check=False)
     if program.faults:
@@ -33,8 +34,8 @@ def verify_program(folder: str | Path, progress: Progress = _silent) -> Report:
         run = replay(program, progress)
     except Broken as broken:
         return Report(broken.problems, len(broken.problems))
-    except XbcError as error:
-        return Report((Problem(MANIFEST, str(error)),), 1)
+    except ProgramError as error:
+        return Report((Problem(error.file, error.fault),), 1)
     findings = run.findings
     totals = _totals(program, run)
     for name, found in _flat(totals):

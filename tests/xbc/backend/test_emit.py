@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Programmed
+from ir.storage import load_module
 from tests.xbc.backend.programs import (
     ordered_loads,
     phases,
@@ -27,6 +28,7 @@ from tests.xbc.backend.programs import (
 )
 from xbc.backend import Lists, Program, emit_program
 from xbc.backend.order import in_load_order
+from xbc.chip import verify_program
 
 PROVENANCE = {"pipeline": "quantize", "seed": 0}
 
@@ -159,6 +161,20 @@ def test_two_emits_give_the_same_bytes(module: Module) -> None:
         emit(module, a)
         emit(module, b)
         assert content(Path(a)) == content(Path(b))
+
+
+def test_a_module_read_back_gives_the_same_program(tmp_path: Path) -> None:
+    emit(small_program(), tmp_path)
+    (tmp_path / "again").mkdir()
+    module = load_module(tmp_path / "p.xbc" / "program.xir", mmap=True)
+    emit(module, tmp_path / "again")
+    assert content(tmp_path / "again" / "p.xbc") == content(tmp_path / "p.xbc")
+
+
+def test_a_network_without_layers(tmp_path: Path) -> None:
+    manifest = emit(Module("none", small_program().target, ()), tmp_path)
+    assert manifest["totals"]["loads"] == 0
+    assert verify_program(tmp_path / "p.xbc").ok
 
 
 def test_no_path_or_time_is_written(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ CHANGES: list[tuple[str, Callable[[Columns], None], str]] = [
         stray,
         "writes.parquet, crossbar ., row ., column 4: the cell holds 0 when a later .* and 1 at its end",
     ),
-    (W, drop, "writes.parquet cannot be read: it holds .* rows, the manifest says"),
+    (W, drop, "writes.parquet: cannot be read .it holds .* rows, the manifest says"),
     (W, unverified, "loads.parquet, load 3, .*write_verify is given as 1, the replay has 0"),
     (
         S,
@@ -259,7 +259,7 @@ CHANGES: list[tuple[str, Callable[[Columns], None], str]] = [
     (LAYERS, put("tensor", 1, "x"), "layer 'second' has another tensor than in program.xir"),
     (LAYERS, put("perm", 1, [0, 0]), "a layout whose axes are no permutation"),
     (LAYERS, put("shape", 1, [1, 1]), "a layout that makes no 4 x 6 matrix"),
-    (LAYERS, put("scale", 1, None), "layers.parquet cannot be read: column scale has no value in row 1"),
+    (LAYERS, put("scale", 1, None), "layers.parquet: cannot be read .column scale has no value in row 1"),
 ]
 
 
@@ -342,11 +342,25 @@ def test_tables_of_another_module(program: Path, tmp_path: Path) -> None:
 def test_tables_that_are_none(program: Path, table: str) -> None:
     (program / f"{table}.parquet").write_bytes(b"PAR1 no table PAR1")
     reseal(program)
-    assert f"{table}.parquet cannot be read" in str(problems(program)[0])
+    assert f"{table}.parquet: cannot be read" in str(problems(program)[0])
     other = next(name for name in SCHEMAS if name != table)
     (program / f"{table}.parquet").write_bytes((program / f"{other}.parquet").read_bytes())
     reseal(program)
     assert "its columns are not those of the format" in str(problems(program)[0])
+
+
+def test_totals_that_are_no_counts(program: Path) -> None:
+    totals = json.loads((program / "manifest.json").read_text())["totals"]
+    for wrong in (None, -1, 1.5, True, {}):
+        reseal(program, totals={**totals, "write_rows": wrong})
+        assert str(problems(program)[0]) == "manifest.json: gives no count totals.write_rows"
+
+
+def test_a_chip_too_large_to_simulate(program: Path) -> None:
+    target = json.loads((program / "manifest.json").read_text())["target"]
+    reseal(program, target={**target, "rows": 65535, "columns": 65535, "crossbars": 2**24})
+    with pytest.raises(XbcError, match="too large for the virtual chip"):
+        verify_program(program)
 
 
 def test_many_problems_are_counted_and_the_first_kept(program: Path) -> None:

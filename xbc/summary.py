@@ -11,6 +11,7 @@ from ir.module import Layer, Module
 from ir.stages import Placed, Programmed, Sectioned
 from ir.target import Target
 from passes.counting import count_module, natural_module
+from xbc.schedule.costs import write_costs
 
 
 def count_all(module: Module) -> dict[str, Any]:
@@ -103,23 +104,7 @@ def write_cost(
     """
     if not len(step):
         return 0.0, 0.0
-    write, read = target.write, target.read
-    energy, duration = np.zeros(len(step)), np.zeros(len(step))
-    for cells, pulse_pj, pulse_ns, trials, check_pj, check_ns in (
-        (set_verified, write.set_pj, write.set_ns, write.trials_verified, read.verify_pj, read.verify_ns),
-        (
-            reset_verified,
-            write.reset_pj,
-            write.reset_ns,
-            write.trials_verified,
-            read.verify_pj,
-            read.verify_ns,
-        ),
-        (set_ - set_verified, write.set_pj, write.set_ns, write.trials_unverified, 0.0, 0.0),
-        (reset - reset_verified, write.reset_pj, write.reset_ns, write.trials_unverified, 0.0, 0.0),
-    ):
-        energy += trials * cells * (pulse_pj + check_pj)
-        duration += trials * -(-cells // write.parallel_cells) * (pulse_ns + check_ns)
+    energy, duration = write_costs(target, set_, reset, set_verified, reset_verified)
     order = np.argsort(step, kind="stable")
     starts = np.flatnonzero(np.diff(step[order], prepend=-1))
     return float(energy.sum()), float(np.maximum.reduceat(duration[order], starts).sum())

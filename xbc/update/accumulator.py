@@ -48,8 +48,8 @@ def settle(
     accumulator: Array,
     *,
     threshold: float,
-    low: int,
-    high: int,
+    low: Array | int,
+    high: Array | int,
     fraction_bits: int = FRACTION_BITS,
 ) -> tuple[Array, Array]:
     """Moves what has passed the threshold from the accumulators into the codes.
@@ -59,6 +59,7 @@ def settle(
 
     Args:
         codes: integers, any shape.
+        low, high: broadcastable to ``codes``.
         accumulator: int64, same shape, in ``2**-fraction_bits`` of a code step.
     Returns: (codes, accumulator) after writing, new arrays of the same types.  Their fixed-point sum is
         that of the arguments.

@@ -65,7 +65,7 @@ def import_model(
     Raises: XbcError, one sentence, for anything wrong with the file.
     """
     source = read_model(path)
-    with tempfile.TemporaryDirectory(prefix="xbc-") as work:
+    with _work_folder() as work:
         normal = normalise(source, Path(work), optimise=optimise)
         importer = _Importer(normal.model, normal.folder, Path(path))
         importer.scan(Scope(normal.model.graph, normal.folder, list(normal.model.opset_import)))
@@ -85,6 +85,13 @@ def import_model(
         unmapped=tuple(unmapped),
     )
     return Imported(module, normal.model, tuple(notes))
+
+
+def _work_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="xbc-")
+    except OSError as error:
+        raise XbcError(f"no folder for temporary files can be made ({error.strerror}): set TMPDIR") from None
 
 
 @dataclass

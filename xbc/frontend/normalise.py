@@ -7,6 +7,7 @@ because they would make new codes or move scales; a DequantizeLinear of weights 
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import onnxruntime as ort
 from ir.errors import XbcError
 from xbc.frontend.read import PROTOBUF_LIMIT, ModelFile, one_line, skeleton, walk_graphs, walk_nodes
 from xbc.frontend.statics import bodies
-from xbc.frontend.tensors import check_allocation, embed_external
+from xbc.frontend.tensors import check_allocation, embed_external, tensor_bytes
 
 KEEP_QDQ = ["WeightBiasQuantization", "QDQPropagationTransformer", "EnsureUniqueDQForNodeUnit"]
 """onnxruntime optimisers that rewrite quantised graphs."""
@@ -63,6 +64,8 @@ def normalise(source: ModelFile, work: Path, *, optimise: bool = True) -> Normal
         try:
             model, folder = _optimise(model, source.folder, work), work
             source.model.Clear()  # its weights now lie in the side file
+        except XbcError:
+            raise
         except Exception as error:  # onnxruntime raises many kinds, none of them documented
             notes.append(
                 f"onnxruntime cannot optimise this model, it is compiled as it is: {one_line(error)}"
@@ -180,8 +183,14 @@ def _optimise(model: onnx.ModelProto, folder: Path, work: Path) -> onnx.ModelPro
         "session.optimized_model_external_initializers_min_size_in_bytes": str(INLINE_BYTES),
     }.items():
         options.add_session_config_entry(key, value)
+    free, needed = shutil.disk_usage(work).free, sum(tensor_bytes(t) for t in model.graph.initializer)
+    if free < needed:
+        raise XbcError(
+            f"the folder for temporary files, {work.parent}, has {free} bytes free and {needed} are needed: "
+            f"set TMPDIR to a larger one"
+        )
     if model.ByteSize() > PROTOBUF_LIMIT:
-        raise XbcError("its graph is larger than 2 GiB without external data")
+        raise ValueError("its graph is larger than 2 GiB without external data")
     ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=KEEP_QDQ
     )

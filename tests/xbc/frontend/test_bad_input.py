@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -279,3 +281,16 @@ def test_graph_without_nodes(tmp_path: Path) -> None:
     proto = product()
     del proto.graph.node[:]
     refused(save(proto, tmp_path), "no graph with nodes")
+
+
+def test_no_room_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(product(), tmp_path)
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(
+        "xbc.frontend.normalise.shutil.disk_usage", lambda _: usage(10**6, 10**6 - 5000, 5000)
+    )
+    with pytest.raises(XbcError, match=r"5000 bytes free and 6000 are needed: set TMPDIR"):
+        import_model(path, TARGET)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(XbcError, match="no folder for temporary files"):
+        import_model(path, TARGET)

@@ -7,7 +7,7 @@ DEMO := models/digits_cnn.onnx
 DATA := models/digits_eval.npz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev test check lint docs docs-serve pages bench clean
+.PHONY: help demo install dev test check lint docs docs-serve pages pictures bench clean
 
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,8 +48,11 @@ lint: dev ## ruff and mypy
 docs: dev pages ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
-pages: dev ## the generated pages and pictures of docs/
+pages: dev ## the pages of docs/ that come from the code
 	$(BIN)/python docs/generate.py
+
+pictures: install ## measure and draw docs/pictures/
+	$(BIN)/python docs/pictures.py
 
 docs-serve: dev pages ## the documentation at a local address, rebuilt on change
 	$(BIN)/mkdocs serve

@@ -135,8 +135,8 @@ class _Cell:
             return self._gru(x, h), c
         return self._act(0, x + self._state_products(h) + self.bias), c
 
-    def _act(self, which: int, values: Array) -> Array:
-        clipped = np.clip(values, -self.clip, self.clip)
+    def _act(self, which: int, values: Array, clip: bool = True) -> Array:
+        clipped = np.clip(values, -self.clip, self.clip) if clip else values
         return np.stack([self.acts[d][which](clipped[d]) for d in range(len(clipped))])
 
     def _lstm(self, z: Array, c: Array) -> tuple[Array, Array]:
@@ -149,7 +149,8 @@ class _Cell:
         new_c = f * c + i * self._act(1, g)
         if self.peepholes is not None:
             o = o + po * new_c
-        return self._act(0, o) * self._act(2, new_c), new_c
+        # onnxruntime does not clip the state itself
+        return self._act(0, o) * self._act(2, new_c, clip=False), new_c
 
     def _gru(self, x: Array, h: Array) -> Array:
         n = self.hidden

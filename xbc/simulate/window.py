@@ -143,8 +143,6 @@ def _transposed(
         half = [t // 2 for t in total]
         rest = [t - t // 2 for t in total]
         before, after = (half, rest) if auto == "SAME_UPPER" else (rest, half)
-        if wanted and auto == "NOTSET":
-            before, after = half, rest
     else:
         before = [0] * axes if auto == "VALID" else list(pads[:axes])
         after = [0] * axes if auto == "VALID" else list(pads[axes:])

@@ -23,13 +23,18 @@ class EncodeSigns(Pass):
             ``split``: sections of one sign; ``differential``: a pair of numbers; ``offset``: code plus an
             offset, corrected digitally; ``twos-complement``: a sign slice; ``unipolar``: refused when a
             code is negative; ``auto``: what the target says.
+        keep-unipolar: layers without a negative code are stored as they are, whatever the encoding.
     """
 
     name: ClassVar[str] = "encode-signs"
     requires = Quantized
     ensures = Encoded
 
-    encoding: Literal["auto", "driver", "split", "differential", "offset", "twos-complement", "unipolar"] = "auto"
+    encoding: Literal["auto", "driver", "split", "differential", "offset", "twos-complement", "unipolar"] = (
+        "auto"
+    )
+
+    keep_unipolar: bool = False
 
     def run(self, module: Module, context: Context) -> Module:
         """Encodes every layer."""
@@ -39,7 +44,11 @@ class EncodeSigns(Pass):
                 f"encode-signs: driver signs need outputs_per_section = 1, target {module.target.name!r} shares rows "
                 f"between {module.target.outputs_per_section} outputs; use offset, differential or split"
             )
-        return module.with_layers([layer.with_body(encode(layer, encoding)) for layer in module.layers])
+        layers = []
+        for layer in module.layers:
+            one_signed = self.keep_unipolar and layer.at(Quantized).codes.min(initial=0) >= 0
+            layers.append(layer.with_body(encode(layer, "unipolar" if one_signed else encoding)))
+        return module.with_layers(layers)
 
 
 def encode(layer: Layer, encoding: str) -> Encoded:

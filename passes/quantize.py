@@ -9,6 +9,7 @@ import numpy as np
 
 from ir.arrays import Array
 from ir.cells import MAGNITUDE_ENCODINGS
+from ir.errors import XbcError
 from ir.module import Layer, Module
 from ir.stages import Body, Float, Quantized
 from passes.base import Context, Pass, check
@@ -25,6 +26,8 @@ class Quantize(Pass):
     Options:
         bits: 2..16, the bits stored per weight.
         granularity: one scale per ``tensor`` or per output ``channel``.
+        scale: ``layer``: every layer has its own; ``uniform``: one scale for all layers, that of the largest full
+            scale among them (one converter design serves all; see ``xbc rescale``).
         range: the largest magnitude that is represented: ``max``; ``percentile`` of the magnitudes
             (larger ones are clipped); ``mse``: the clipping point of least squared error.
         percentile: for range=percentile, above 50 and at most 100.
@@ -39,12 +42,17 @@ class Quantize(Pass):
 
     bits: int = 8
     granularity: Literal["tensor", "channel"] = "tensor"
+    scale: Literal["layer", "uniform"] = "layer"
     range: Literal["max", "percentile", "mse"] = "max"
     percentile: float = 99.99
     grid: Grid = "auto"
 
     def __post_init__(self) -> None:
         check(2 <= self.bits <= 16, f"quantize: bits = {self.bits} is outside 2..16")
+        check(
+            self.scale == "layer" or self.granularity == "tensor",
+            "quantize: scale=uniform is one scale for all layers, it excludes granularity=channel",
+        )
         check(50 < self.percentile <= 100, f"quantize: percentile = {self.percentile} is outside 50..100")
 
     def accepts(self, body: Body) -> bool:
@@ -58,16 +66,30 @@ class Quantize(Pass):
         if grid == "auto":
             grid = "magnitude" if encoding in MAGNITUDE_ENCODINGS or encoding == "unipolar" else "signed"
         top = (1 << self.bits) - 1 if grid == "magnitude" else (1 << (self.bits - 1)) - 1
+        shared = self._shared_full_scale(module, top) if self.scale == "uniform" else None
         layers = []
         for i, layer in enumerate(module.layers):
             context.progress("quantize", i, len(module.layers))
-            layers.append(layer if isinstance(layer.body, Quantized) else self._quantize(layer, top))
+            layers.append(layer if isinstance(layer.body, Quantized) else self._quantize(layer, top, shared))
         return module.with_layers(layers)
 
-    def _quantize(self, layer: Layer, top: int) -> Layer:
+    def _shared_full_scale(self, module: Module, top: int) -> Array:
+        """``[1]``, the largest full scale of all layers."""
+        scales = []
+        for layer in module.layers:
+            if not isinstance(layer.body, Float):
+                raise XbcError(
+                    f"quantize: scale=uniform, but layer {layer.name!r} has codes of its own with their own scale: "
+                    f"start from the float model"
+                )
+            scales.append(self._full_scale(layer.body.values.reshape(1, -1), top))
+        return np.asarray(np.max(scales, axis=0, initial=0))
+
+    def _quantize(self, layer: Layer, top: int, shared: Array | None) -> Layer:
         values = layer.at(Float).values
         view = values if self.granularity == "channel" else values.reshape(1, -1)
-        scale = (self._full_scale(view, top) / np.float32(top)).astype(np.float32)
+        full = self._full_scale(view, top) if shared is None else shared
+        scale = (full / np.float32(top)).astype(np.float32)
         scale[scale == 0] = 1.0
         codes = np.clip(np.rint(values / scale.reshape(-1, 1)), -top, top)
         zero = np.zeros(1, np.int32)
@@ -86,9 +108,9 @@ class Quantize(Pass):
     def _full_scale(self, view: Array, top: int) -> Array:
         """``[k]`` largest represented magnitude of each row of ``view [k, n]``."""
         magnitude = np.abs(view)
-        peak = magnitude.max(axis=1, initial=0).astype(np.float32)
+        peak: Array = magnitude.max(axis=1, initial=0).astype(np.float32)
         if self.range == "percentile":
-            return np.percentile(magnitude, self.percentile, axis=1).astype(np.float32)
+            return np.asarray(np.percentile(magnitude, self.percentile, axis=1), np.float32)
         if self.range == "mse":
             return _least_squares_scale(magnitude, peak, top)
         return peak

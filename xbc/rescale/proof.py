@@ -1,0 +1,55 @@
+"""Two graphs side by side in onnxruntime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from ir.arrays import Array
+from xbc.frontend import Imported, host_with_weights, module_tensors
+from xbc.sensitivity.diagonal import data_port
+
+BATCH = 32
+
+
+def _session(model: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def largest_difference(imported: Imported, changed: onnx.ModelProto, x: Array) -> float:
+    """Largest difference of the outputs over the largest output magnitude of the original, over ``x``."""
+    original = _session(host_with_weights(imported.host, module_tensors(imported.module)))
+    other = _session(changed)
+    port = data_port(imported)
+    size = port.shape[0] or BATCH
+    worst = peak = 0.0
+    for start in range(0, len(x), size):
+        feed = {port.name: x[start : start + size].astype(port.dtype)}
+        for a, b in zip(original.run(None, feed), other.run(None, feed), strict=True):
+            worst = max(worst, float(np.abs(a - b).max(initial=0)))
+            peak = max(peak, float(np.abs(a).max(initial=0)))
+    return worst / peak if peak else worst
+
+
+def tensor_peaks(imported: Imported, names: list[str], x: Array) -> dict[str, float]:
+    """Largest magnitude of each named tensor of the host graph over ``x``."""
+    model = host_with_weights(imported.host, module_tensors(imported.module))
+    port = data_port(imported)
+    computed = [name for name in names if name != port.name]
+    present = {o.name for o in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in computed if n not in present)
+    session = _session(model)
+    size = port.shape[0] or BATCH
+    peaks = dict.fromkeys(names, 0.0)
+    for start in range(0, len(x), size):
+        part = x[start : start + size].astype(port.dtype)
+        for name, value in zip(
+            computed, session.run(computed, {port.name: part}) if computed else [], strict=True
+        ):
+            peaks[name] = max(peaks[name], float(np.abs(value).max(initial=0)))
+        if port.name in peaks:
+            peaks[port.name] = max(peaks[port.name], float(np.abs(part).max(initial=0)))
+    return peaks

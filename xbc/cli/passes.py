@@ -74,7 +74,7 @@ def describe(cls: type[Pass]) -> dict[str, Any]:
     }
 
 
-_OPTION = re.compile(r"^    ([a-z][a-z0-9-]*): ", re.MULTILINE)
+_OPTION = re.compile(r"^    ([a-z][a-z0-9-]*(?:, [a-z][a-z0-9-]*)*): ", re.MULTILINE)
 
 
 def split_manual(docstring: str) -> tuple[str, dict[str, str]]:
@@ -84,7 +84,11 @@ def split_manual(docstring: str) -> tuple[str, dict[str, str]]:
         return docstring.strip(), {}
     block, _, after = rest.partition("\n\n")
     parts = _OPTION.split(block)
-    meanings = {name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    meanings = {
+        name: " ".join(text.split())
+        for names, text in zip(parts[1::2], parts[2::2], strict=True)
+        for name in names.split(", ")
+    }
     return f"{before.strip()}\n\n{after.strip()}".strip(), meanings
 
 

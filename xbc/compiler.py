@@ -66,12 +66,12 @@ def compile_model(
 
     Args:
         model: an ONNX file.
-        output: directory to write; ``<model>.xbc`` in the current directory when None.  An older program there
-            is replaced once the new one is complete.
+        output: directory to write; ``<model>.xbc`` in the current directory when None.  An older program
+            there is replaced once the new one is complete.
         target: a shipped chip's name, a TOML file, or a Target.
         settings: keys of the target to replace, dotted (``{"crossbars": 64}``).
-        pipeline: pipeline text; None takes that of ``level``.  One that ends before the sections are placed is
-            completed with ``deal-sections``.
+        pipeline: pipeline text; None takes that of ``level``.  One that ends before the sections are placed
+            is completed with ``deal-sections``.
         level: 0..2, see ``passes.pipeline.LEVELS``.
         sensitivities: file of ``xbc sensitivity`` for this model, for the passes that use it.
         seed: of every random choice.

@@ -142,7 +142,7 @@ def print_summary(facts: dict[str, Any]) -> None:
 
 FOUR_COUNTS = {
     "full": "every cell of every load",
-    "natural": "natural order, changed cells: the baseline",
+    "natural": "natural order: the baseline",
     "scheduled": "this order, exact codes",
     "emitted": "as the program writes",
 }

@@ -75,6 +75,14 @@ def test_examples(page: Path, tmp_path: Path) -> None:
         assert matches(expected, squeezed(done.stdout)), f"{page.name}: {command}\nprinted\n{done.stdout}"
 
 
+def test_every_command_is_on_the_page() -> None:
+    from xbc.cli.main import COMMANDS
+
+    text = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    missing = [name for name in COMMANDS if f"`{name}`" not in text]
+    assert not missing, f"add to the table of docs/command-line.md: {missing}"
+
+
 def test_python_examples_name_what_exists() -> None:
     """The Python page: every ``xbc.name`` and imported name is there."""
     import importlib

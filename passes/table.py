@@ -20,6 +20,7 @@ PASSES = {
     "match-rows": "passes.match_rows:MatchRows",
     "reprogram": "passes.reprogram:Reprogram",
     "select-write-verify": "passes.select_write_verify:SelectWriteVerify",
+    "level-wear": "passes.level_wear:LevelWear",
 }
 
 

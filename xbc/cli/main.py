@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "emit": "xbc.cli.emit:command",
     "readback": "xbc.cli.readback:command",
     "resume": "xbc.cli.resume:command",
+    "wear": "xbc.cli.wear:command",
     "sensitivity": "xbc.cli.sensitivity:command",
     "rescale": "xbc.cli.rescale:command",
     "update": "xbc.cli.update:command",

@@ -1,0 +1,1 @@
+"""Functional simulation: ideal, integer with converters, devices."""

@@ -24,8 +24,8 @@ from xbc.simulate.converters import Adc, Coding, Phase, adc_for, check_converter
 
 EXACT_FLOAT32 = 2**24
 EXACT_FLOAT64 = 2**53
-TILE_CELLS = 768
-"""Column sums a compiled loop holds at once: reads x vectors, small enough for the first-level cache."""
+TILE_CELLS = 1600
+"""Column sums a compiled loop holds at once: reads x vectors, few enough for the caches."""
 
 
 class Multiplier(Protocol):
@@ -278,13 +278,15 @@ class IntegerEngine:
         may_clip = plan.largest > int(clip_above.min())
         clip_above = np.minimum(clip_above, np.iinfo(sum_type).max).astype(sum_type)
         flat = codes.reshape(-1, codes.shape[2])
-        tile = max(1, TILE_CELLS // len(reads))
+        vectors_in_all = flat.shape[1]
+        tiles = max(-(-vectors_in_all * len(reads) // TILE_CELLS), min(self.threads, vectors_in_all // 8), 1)
+        tile = -(-vectors_in_all // tiles)
         outputs, inputs = body.shape
 
         def run(start: int) -> tuple[int, Array, Array]:
-            block = np.ascontiguousarray(flat[:, start : start + tile], dtype=np.int32)
-            if plan.offset:
-                block += plan.offset
+            block = np.ascontiguousarray(flat[:, start : start + tile], dtype=np.int32) + np.int32(
+                plan.offset
+            )
             vectors = block.shape[1]
             x = np.empty((block.shape[0], len(reads) * vectors), sum_type)
             kernels.split_reads(block, shifts, masks, x)

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+MANY_COLUMNS = 32
+"""Columns sharing their rows from which sums over subsets of rows pay for themselves."""
+
 
 @njit(cache=True, nogil=True)
 def split_reads(codes: Any, shifts: Any, masks: Any, out: Any) -> None:
@@ -89,6 +92,45 @@ def list_column(words: Any, source: Any, driven: int, shift: int, mask: int, row
 
 
 @njit(cache=True, nogil=True)
+def sum_subsets(x: Any, source: Any, driven: int, together: int, bits: int, subsets: Any) -> None:
+    """What every combination of levels of ``together`` neighbouring rows adds to a column (Four Russians).
+
+    ``subsets[16 * q + m]`` is the sum over the q-th run of rows of level x row, the levels being the digits
+    of m, first row most significant.  ``together * bits`` is 4.
+    """
+    width = subsets.shape[1]
+    for q in range((driven + together - 1) // together):
+        for k in range(width):
+            subsets[16 * q, k] = 0
+        for m in range(1, 16):
+            digit, unit = together - 1, 1
+            while (m // unit) % (1 << bits) == 0:
+                unit <<= bits
+                digit -= 1
+            row = q * together + digit
+            out, before = subsets[16 * q + m], subsets[16 * q + m - unit]
+            if row < driven:
+                extra = x[source[row]]
+                for k in range(width):
+                    out[k] = before[k] + extra[k]
+
+
+@njit(cache=True, nogil=True)
+def list_subsets(words: Any, driven: int, together: int, bits: int, shift: int, rows: Any) -> int:
+    """Rows of ``subsets`` that make up the column at ``shift``; returns how many."""
+    n = 0
+    mask = np.uint32((1 << bits) - 1)
+    for q in range((driven + together - 1) // together):
+        m = np.uint32(0)
+        for r in range(q * together, (q + 1) * together):
+            level = (words[r] >> np.uint32(shift)) & mask if r < driven else np.uint32(0)
+            m = (m << np.uint32(bits)) | level
+        rows[n] = 16 * q + np.int64(m)
+        n += 1 if m != 0 else 0
+    return n
+
+
+@njit(cache=True, nogil=True)
 def convert_columns(
     x: Any, vectors: int, stored: Any, inputs: Any, signs: Any, outputs: Any, factor: Any, bits: int,
     binary: bool, outputs_per_group: int, inputs_per_group: int, converter_of: Any, transfer: Any,
@@ -120,7 +162,16 @@ def convert_columns(
     source = np.empty(rows_in_section, np.int64)
     rows = np.empty(rows_in_section, np.int64)
     sides = 2 if signs.shape[0] > 0 else 1
+    together = 4 // bits
+    tables = sides == 1 and bits <= 2
+    subsets = np.empty((4 * (rows_in_section * bits + 4) if tables else 0, sums.shape[0]), sums.dtype)
     for s in range(stored.shape[0]):
+        simulated = 0
+        for g in range(stored.shape[2]):
+            for d in range(columns):
+                simulated += 1 if factor[s, g, d, 0] != 0 else 0
+        shared = tables and simulated >= MANY_COLUMNS
+        filled = False
         for g in range(stored.shape[2]):
             output = outputs[s, g]
             if output < 0:
@@ -139,6 +190,9 @@ def convert_columns(
                         words[driven] = stored[s, r, g]
                         source[driven] = base + inputs[s, r]
                         driven += 1
+                if shared and not filled:
+                    sum_subsets(x, source, driven, together, bits, subsets)
+                    filled = True
                 for d in range(columns):
                     weight = factor[s, g, d, side]
                     if weight == 0:
@@ -146,10 +200,15 @@ def convert_columns(
                     if not started:
                         part[:, :] = 0
                         started = True
-                    n = list_column(words, source, driven, bits * (columns - 1 - d), mask, rows, levels)
-                    if binary:
+                    shift_d = bits * (columns - 1 - d)
+                    if shared:
+                        n = list_subsets(words, driven, together, bits, shift_d, rows)
+                        add_binary(subsets, rows, n, sums)
+                    elif binary:
+                        n = list_column(words, source, driven, shift_d, mask, rows, levels)
                         add_binary(x, rows, n, sums)
                     else:
+                        n = list_column(words, source, driven, shift_d, mask, rows, levels)
                         add_levels(x, rows, levels, n, sums)
                     c = converter_of[d]
                     limit = clip_above[c]

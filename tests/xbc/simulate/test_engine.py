@@ -114,6 +114,29 @@ def test_wide_words_and_inputs_stay_exact() -> None:
     assert np.array_equal(got, codes.astype(np.int64) @ x[0].astype(np.int64))
 
 
+@pytest.mark.parametrize("bits_per_cell", [1, 2])
+def test_many_columns_on_the_same_rows(bits_per_cell: int) -> None:
+    """Enough columns that sums over subsets of rows are shared: same result as cell by cell."""
+    target = Target("t", 21, 64, bits_per_cell, outputs_per_section=16, encoding="offset", routing="block")
+    codes = np.random.default_rng(2).integers(-8, 8, (19, 30))
+    layer = programmed_layer(codes, target, "offset", bits=4, shuffle=True, disturb=0.2, flip=True)
+    x = np.random.default_rng(3).integers(-8, 8, (1, 30, 3)).astype(np.int32)
+    before = x.copy()
+    for signed_inputs in ("twos-complement", "offset"):
+        converters = Converters(
+            input_bits=4, dac_bits=2, adc_bits=3, signed_inputs=signed_inputs, adc_range="full"
+        )
+        full = 21 * (2**bits_per_cell - 1) * 3
+        wanted = read_crossbars(
+            layer, x, input_bits=4, signed=True, dac_bits=2, adc_bits=3, full_scale=full,
+            offset_inputs=signed_inputs == "offset",
+        )  # fmt: skip
+        engine = IntegerEngine(layer, target, converters)
+        assert np.allclose(engine.product(x, Coding(4, True)), wanted.astype(float), rtol=0, atol=1e-6)
+        assert np.count_nonzero(engine.plan(Coding(4, True)).factor[0]) >= 32
+        assert np.array_equal(x, before)
+
+
 def test_clipping_is_counted_and_saturates() -> None:
     target = Target("t", 8, 4, 1, encoding="unipolar", routing="block")
     layer = programmed_layer(np.array([[1] * 8, [1, 1, 1, 0, 0, 0, 0, 0]]), target, "unipolar", bits=1)

@@ -57,6 +57,11 @@ def load(name: str, calibration: int, samples: int) -> tuple[Any, Any, Any, Any]
     return x[a], y[a], x[b], y[b]
 
 
+def point(row: dict[str, Any]) -> tuple[float, float, float]:
+    """Cycles, top-1 and half width of its interval, the latter two in %."""
+    return row["cycles"], 100 * row["mean"], 100 * row["half"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -72,6 +77,7 @@ def main() -> None:
     parser.add_argument("--programmings", type=int, default=100)
     parser.add_argument("--calibration", type=int, default=512)
     parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--images", type=int, help="samples drawn anew for every programming (default: all)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
@@ -103,7 +109,7 @@ def main() -> None:
     def progress(what: str, done: int, total: int) -> None:
         print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
 
-    outcomes = trial.run(masks, o.programmings, progress=progress)
+    outcomes = trial.run(masks, o.programmings, images=o.images, progress=progress)
     rows = []
     for name, outcome in outcomes.items():
         method, _, text = name.partition(" ")
@@ -121,20 +127,15 @@ def main() -> None:
     facts = {
         "model": o.model, "n": len(y), "calibration": len(cx), "programmings": o.programmings, "exact": exact,
         "noise": dataclasses.asdict(noise), "granularity": o.granularity, "sensitivity_seconds": seconds,
-        "variance": o.variance, "rows": rows,
+        "variance": o.variance, "images_per_programming": o.images or len(y), "rows": rows,
     }  # fmt: skip
     if o.json:
         o.json.write_text(json.dumps(facts, indent=1) + "\n")
     if o.svg:
-        ends = {
-            r["method"]: (r["cycles"], 100 * r["mean"], 100 * r["half"])
-            for r in rows
-            if r["method"] in ("none", "all")
-        }
+        ends = {r["method"]: point(r) for r in rows if r["method"] in ("none", "all")}
         series = {
-            m: [ends["none"], *((r["cycles"], 100 * r["mean"], 100 * r["half"]) for r in rows if r["method"] == m), ends["all"]]
-            for m in o.methods
-        }  # fmt: skip
+            m: [ends["none"], *(point(r) for r in rows if r["method"] == m), ends["all"]] for m in o.methods
+        }
         title = f"{o.model}: top-1 after programming, n={len(y)}, {o.programmings} programmings"
         o.svg.write_text(
             line_chart(title, "normalised write cycles", "top-1 in %", series, {"exact": 100 * exact})
@@ -142,8 +143,9 @@ def main() -> None:
     print(f"{o.model}: exact {100 * exact:.2f} %, n={len(y)}, {o.programmings} programmings, {noise}")
     print(f"sensitivities of {len(cx)} samples: {seconds:.1f} s")
     for r in rows:
+        mean, half = 100 * r["mean"], 100 * r["half"]
         print(
-            f"{r['method']:14s} {r['fraction']:5.2f}  cycles {r['cycles']:.3f}  {100 * r['mean']:6.2f} +- {100 * r['half']:.2f} %"
+            f"{r['method']:14s} {r['fraction']:5.2f}  cycles {r['cycles']:.3f}  {mean:6.2f} +- {half:.2f} %"
         )
 
 

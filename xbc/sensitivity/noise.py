@@ -105,15 +105,16 @@ class ProgrammingTrial:
         )
         self.full_scale = {layer.name: _full_scale(layer) for layer in self.layers}
 
-    def accuracy(self, tensors: Mapping[str, Array] | None = None) -> float:
-        """Top-1 with these weights (default: exact)."""
+    def accuracy(self, tensors: Mapping[str, Array] | None = None, pick: Array | None = None) -> float:
+        """Top-1 with these weights (default: exact) on the samples ``pick`` (default: all)."""
+        x, labels = (self.x, self.labels) if pick is None else (self.x[pick], self.labels[pick])
         feeds = {**self.tensors, **(tensors or {})}
         hits = 0
-        for start in range(0, len(self.x), self.batch):
+        for start in range(0, len(x), self.batch):
             part = slice(start, start + self.batch)
-            logits = self.session.run(None, {**feeds, self.input: self.x[part]})[0]
-            hits += int((logits.reshape(len(logits), -1).argmax(1) == self.labels[part]).sum())
-        return hits / len(self.x)
+            logits = self.session.run(None, {**feeds, self.input: x[part]})[0]
+            hits += int((logits.reshape(len(logits), -1).argmax(1) == labels[part]).sum())
+        return hits / len(x)
 
     def errors(self, seed: int) -> dict[str, Array]:
         """Layer name -> ``[outputs, inputs]`` standard normal numbers of one programming."""
@@ -142,6 +143,7 @@ class ProgrammingTrial:
         programmings: int = 100,
         *,
         seed: int = 0,
+        images: int | None = None,
         devices: Mapping[str, int] | None = None,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> dict[str, Outcome]:
@@ -149,14 +151,21 @@ class ProgrammingTrial:
 
         Args:
             selections: name -> (layer name -> bool ``[outputs, inputs]``: verified weights).
+            images: score each programming on this many samples, drawn anew for each and the same for all
+                selections; default all samples.
             devices: name -> how many high-order devices of a selected weight are verified; default all.
         """
         found: dict[str, list[float]] = {name: [] for name in selections}
         for draw in range(programmings):
             errors = self.errors(seed + draw)
+            pick = None
+            if images is not None and images < len(self.x):
+                pick = np.random.default_rng([seed + draw, 1 << 20]).choice(
+                    len(self.x), images, replace=False
+                )
             for name, verified in selections.items():
                 count = (devices or {}).get(name, self.noise.devices)
-                found[name].append(self.accuracy(self.program(errors, verified, count)))
+                found[name].append(self.accuracy(self.program(errors, verified, count), pick))
             if progress:
                 progress("programming", draw + 1, programmings)
         return {name: Outcome(np.array(values)) for name, values in found.items()}

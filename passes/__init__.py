@@ -1,0 +1,1 @@
+"""Transformations of crossbar modules: one file per pass, the manager, the named pipelines."""

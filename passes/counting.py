@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numba import njit
 
 from ir.arrays import Array
-from ir.errors import XbcError
 from ir.module import Layer, Module
 from ir.stages import Placed, Programmed
 from passes.place import contiguous
@@ -31,6 +31,7 @@ class Writes:
 
     @property
     def total(self) -> int:
+        """Writes of either direction."""
         return self.set + self.reset
 
 
@@ -63,7 +64,7 @@ class Counts:
         }
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def walk_loads(
     order: Any, crossbar: Any, stored: Any, inputs: Any, outputs: Any, columns: int, bits: int,
     state: Any, first: Any, wear: Any, totals: Any,
@@ -108,7 +109,10 @@ def load_runs(layers: list[tuple[Layer, Placed]]) -> Iterator[tuple[int, Array]]
     """(layer index, section indices) in load order: ascending step, then crossbar."""
     spans = [(int(b.step.min()), int(b.step.max())) if b.sections else (0, -1) for _, b in layers]
     ordered = sorted(range(len(layers)), key=lambda i: spans[i])
-    if all(spans[a][1] < spans[b][0] or not layers[b][1].sections for a, b in zip(ordered, ordered[1:], strict=False)):
+    if all(
+        spans[a][1] < spans[b][0] or not layers[b][1].sections
+        for a, b in pairwise(ordered)
+    ):
         for i in ordered:
             body = layers[i][1]
             yield i, np.lexsort((body.crossbar, body.step))
@@ -175,4 +179,3 @@ def natural_module(module: Module) -> Module:
 
     layers = [layer.with_body(natural_sections(layer, module.target)) for layer in module.layers]
     return contiguous(module.with_layers(layers))
-

@@ -71,7 +71,9 @@ class DealSections(Pass):
                     if body.sections == 0:
                         chosen.append((np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)))
                         continue
-                    metric = Metric(metric_kind(module.target, body), body.wanted_words(), body.driven(), body.cells)
+                    metric = Metric(
+                        metric_kind(module.target, body), body.wanted_words(), body.driven(), body.cells
+                    )
                     cuts = self._cuts(body.sections, crossbars)
                     bars, turned = _assign_runs(metric, cuts, held, crossbars, pool)
                     chosen.append(_lay_out(cuts, bars, turned))
@@ -106,7 +108,8 @@ def _assign_runs(
 ) -> tuple[Array, Array]:
     """Crossbar of every run, and whether it is taken backwards."""
     runs = len(cuts) - 1
-    known = sorted(held)
+    # content of another cell format cannot be compared: such crossbars are all alike
+    known = sorted(c for c, content in held.items() if content.shape == metric.rows.shape[1:])
     cost = np.zeros((runs, crossbars), np.int64)
     turned = np.zeros((runs, crossbars), np.bool_)
     if known:
@@ -120,6 +123,8 @@ def _assign_runs(
         for part, lowest, back in pool.map(block, _blocks(runs, 64)):
             cost[part, known] = lowest
             turned[part, known] = back
+        foreign = [c for c in held if held[c].shape != metric.rows.shape[1:]]
+        cost[:, foreign] = int(cost[:, known].mean())
     _, bars = linear_sum_assignment(cost)
     return bars, turned[np.arange(runs), bars]
 

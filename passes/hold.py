@@ -16,7 +16,7 @@ from ir.module import Layer, Module
 from ir.stages import Placed
 from passes.base import Context
 from passes.counting import load_runs
-from passes.penalty import sensitivity, state_values
+from passes.penalty import Grade, grades, state_values
 from passes.solvers.viterbi import LANES, MAX_BITS, PACKED, hold_block
 
 WINDOW = 256
@@ -60,6 +60,7 @@ def hold(
     Layers of different cell formats do not carry over into each other; their runs are held separately.
     """
     pairs = [(layer, layer.at(Placed)) for layer in module.layers]
+    graded = grades(module, context)
     held: list[Array] = [np.zeros(0)] * len(pairs)
     forced = 0
     formats: dict[tuple[object, ...], list[int]] = {}
@@ -67,7 +68,9 @@ def hold(
         key = (body.encoding, body.cells.word_bits, body.bits_per_cell, body.group_width, body.cells.slices)
         formats.setdefault(key, []).append(index)
     for members in formats.values():
-        words, cut = _hold_format([pairs[i] for i in members], module, lambda_, (set_cost, reset_cost), context)
+        words, cut = _hold_format(
+            [pairs[i] for i in members], module, graded, lambda_, (set_cost, reset_cost), context
+        )
         forced += cut
         for i, array in zip(members, words, strict=True):
             held[i] = array
@@ -75,8 +78,9 @@ def hold(
 
 
 def _hold_format(
-    pairs: list[tuple[Layer, Placed]], module: Module, lambda_: float, costs: tuple[float, float], context: Context
-) -> tuple[list[Array], int]:
+    pairs: list[tuple[Layer, Placed]], module: Module, graded: dict[str, Grade], lambda_: float,
+    costs: tuple[float, float], context: Context,
+) -> tuple[list[Array], int]:  # fmt: skip
     shape = numbers_of(pairs[0][1])
     rows, width = pairs[0][1].rows, pairs[0][1].group_width
     base = np.concatenate([[0], np.cumsum([b.sections for _, b in pairs])])
@@ -86,9 +90,9 @@ def _hold_format(
     driven = np.empty((base[-1], rows), np.bool_)
     mask = (1 << shape.width) - 1
     exact = []
-    graded = any(sensitivity(context, layer.name) is not None for layer, _ in pairs)
+    fine = any(len(graded[layer.name].inputs) > 1 for layer, _ in pairs)
     weight = np.empty(base[-1], np.float32)
-    care = np.empty((base[-1], count if graded else 0), np.float32)
+    care = np.empty((base[-1], count if fine else 0), np.float32)
     for k, (layer, body) in enumerate(pairs):
         part = slice(base[k], base[k + 1])
         words = body.wanted_words()
@@ -96,14 +100,17 @@ def _hold_format(
         states = np.stack([(words >> shift) & mask for shift in shape.shifts], axis=-1)
         wanted[part] = states.reshape(body.sections, count)
         driven[part] = body.driven()
-        weight[part] = lambda_ * PACKED
-        if graded:
-            s = sensitivity(context, layer.name)
-            full = np.broadcast_to(np.ones(1, np.float32) if s is None else s, body.shape)
-            at = full[np.maximum(body.outputs, 0)[:, None, :], np.maximum(body.inputs, 0)[:, :, None]]
+        grade = graded[layer.name]
+        weight[part] = lambda_ * PACKED * (1.0 if fine else grade.mean)
+        if fine:
+            rows_of = np.broadcast_to(grade.outputs, body.shape[:1])[np.maximum(body.outputs, 0)]
+            columns_of = np.broadcast_to(grade.inputs, body.shape[1:])[np.maximum(body.inputs, 0)]
+            at = rows_of[:, None, :] * columns_of[:, :, None]
             care[part] = np.repeat(at, len(shape.shifts), axis=2).reshape(body.sections, count)
     held = wanted.copy()
-    forced = _run(pairs, base, module.target.crossbars, wanted, driven, share, weight, care, shape, costs, held, context)
+    forced = _run(
+        pairs, base, module.target.crossbars, wanted, driven, share, weight, care, shape, costs, held, context
+    )
     out = []
     for k, words in enumerate(exact):
         states = held[base[k] : base[k + 1]].reshape(*words.shape, len(shape.shifts)).astype(words.dtype)
@@ -126,7 +133,10 @@ def _run(
     by_bar = np.argsort(bars, kind="stable")
     cuts = np.searchsorted(bars[by_bar], np.arange(crossbars + 1))
     tasks = [
-        (c, lane0) for c in range(crossbars) if cuts[c + 1] > cuts[c] for lane0 in range(0, wanted.shape[1], LANES)
+        (c, lane0)
+        for c in range(crossbars)
+        if cuts[c + 1] > cuts[c]
+        for lane0 in range(0, wanted.shape[1], LANES)
     ]
     top = max(costs)
     up, down = (int(PACKED * cost / top) for cost in costs)

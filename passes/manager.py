@@ -89,7 +89,9 @@ def run_pipeline(
             if options.verify_each:
                 check_module(run.module)
         except VerifyError as error:
-            raise PassError(f"pass {step.name!r} made an invalid module (passes before it: {done}): {error}") from error
+            raise PassError(
+                f"pass {step.name!r} made an invalid module (passes before it: {done}): {error}"
+            ) from error
         except PassError:
             raise
         except XbcError as error:

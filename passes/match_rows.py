@@ -15,7 +15,7 @@ from ir.module import Layer, Module
 from ir.stages import UNUSED, Placed
 from passes.base import Context, Pass, check
 from passes.counting import load_runs
-from passes.penalty import layer_penalties, state_values
+from passes.penalty import grades, state_values
 from passes.solvers.joint import cost_tables, match_joint
 from passes.solvers.matching import digit_mask, match_loads, match_vectors
 from passes.solvers.planes import fold_mask
@@ -77,12 +77,23 @@ class MatchRows(Pass):
             for done, (index, order) in enumerate(runs):
                 if worker == 0:
                     context.progress("match-rows", done, len(runs))
-                work(index, order, closing[index], self.method == "exact", cuts[worker], cuts[worker + 1], places[index])
+                work(
+                    index,
+                    order,
+                    closing[index],
+                    self.method == "exact",
+                    cuts[worker],
+                    cuts[worker + 1],
+                    places[index],
+                )
 
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(walk, range(workers)))
         return module.with_layers(
-            [layer.with_body(permute_rows(body, place)) for (layer, body), place in zip(pairs, places, strict=True)]
+            [
+                layer.with_body(permute_rows(body, place))
+                for (layer, body), place in zip(pairs, places, strict=True)
+            ]
         )
 
 
@@ -97,7 +108,9 @@ def _words(module: Module, pairs: Pairs) -> Work:
     first = np.full((t.crossbars, t.rows), -1, np.int64)
     ready: dict[int, tuple[Array, Array]] = {}
 
-    def work(index: int, order: Array, closing: Array, exact: bool, low: int, high: int, place: Array) -> None:
+    def work(
+        index: int, order: Array, closing: Array, exact: bool, low: int, high: int, place: Array
+    ) -> None:
         body = pairs[index][1]
         if index not in ready:
             ready[index] = items_first(body, body.wanted_words())
@@ -120,7 +133,7 @@ def _joint(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Wo
     t = module.target
     state = np.zeros((t.crossbars, t.rows), np.uint8)
     first = np.full((t.crossbars, t.rows), -1, np.int64)
-    penalties = layer_penalties(module, lambda_, context)
+    graded = grades(module, context)
     ready: dict[int, tuple[Array, Array, Array, Array]] = {}
     for index, (layer, body) in enumerate(pairs):
         words, counts = items_first(body, body.wanted_words())
@@ -128,14 +141,27 @@ def _joint(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Wo
         cost, best = np.zeros((states, states), np.int32), np.zeros((states, states), np.uint8)
         values = state_values(body.cells)
         cost_tables(
-            penalties[layer.name], body.cells.word_bits, body.bits_per_cell, 1.0, 1.0, values, cost, best
+            lambda_ * graded[layer.name].mean, body.cells.word_bits, body.bits_per_cell, 1.0, 1.0, values, cost, best
         )  # fmt: skip
         ready[index] = (words, counts, cost, best)
 
-    def work(index: int, order: Array, closing: Array, exact: bool, low: int, high: int, place: Array) -> None:
+    def work(
+        index: int, order: Array, closing: Array, exact: bool, low: int, high: int, place: Array
+    ) -> None:
         words, counts, cost, best = ready[index]
         match_joint(
-            order, pairs[index][1].crossbar, closing, words[:, :, 0], counts, cost, best, low, high, state, first, place
+            order,
+            pairs[index][1].crossbar,
+            closing,
+            words[:, :, 0],
+            counts,
+            cost,
+            best,
+            low,
+            high,
+            state,
+            first,
+            place,
         )
 
     return work
@@ -150,7 +176,9 @@ def _vectors(module: Module, pairs: Pairs) -> Work:
     state, first, touched = (np.zeros((t.crossbars, t.rows, width), np.uint64) for _ in range(3))
     ready: dict[int, tuple[Array, Array, Array]] = {}
 
-    def work(index: int, order: Array, closing: Array, exact: bool, low: int, high: int, place: Array) -> None:
+    def work(
+        index: int, order: Array, closing: Array, exact: bool, low: int, high: int, place: Array
+    ) -> None:
         body = pairs[index][1]
         if index not in ready:
             words, counts = items_first(body, body.wanted_words())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -47,8 +48,8 @@ class Bound:
 class OrderSections(Pass):
     """Orders the sections of every layer so that few cells change from one load to the next.
 
-    Sections of equal rank make a group; a layer of at most ``group`` sections is one group, so that ranks meet
-    where that pays.  Each group's path is the nearest neighbour path improved by 2-opt and Or-opt; groups are
+    A layer of at most ``group`` sections is ordered as a whole, a larger one in groups of sections of like
+    magnitude, whatever their rank.  Each group's path is the nearest neighbour path improved by 2-opt and Or-opt; groups are
     joined at their nearer ends.  A Held-Karp lower bound tells how far each path is from the shortest; groups
     of at most 40 sections are solved by CP-SAT until that is proven.
 
@@ -91,7 +92,9 @@ class OrderSections(Pass):
             return module
         results = []
         with ThreadPoolExecutor(max(1, context.threads)) as pool:
-            for done, result in enumerate(pool.map(lambda layer: self._order(layer, module.target), module.layers)):
+            for done, result in enumerate(
+                pool.map(lambda layer: self._order(layer, module.target), module.layers)
+            ):
                 context.progress("order-sections", done + 1, len(module.layers))
                 results.append(result)
         if self.method not in ("rank", "sum"):
@@ -170,27 +173,19 @@ def facts(bound: Bound) -> dict[str, float | int]:
 
 
 def groups(body: Sectioned, limit: int) -> list[Array]:
-    """Section indices ordered together: the whole table if it has at most ``limit`` rows, else each (rank,
-    polarity), cut by sum where even that is larger."""
+    """Section indices ordered together: the whole table if it has at most ``limit`` rows, else runs of it by the
+    sum of the stored words, so that sections of like magnitude meet whatever their rank."""
     everything = np.arange(body.sections, dtype=np.int64)
     if body.sections <= limit:
         return [everything]
-    key = body.rank.astype(np.int64) * 3 + body.polarity
-    out: list[Array] = []
-    for members in np.split(everything, np.flatnonzero(np.diff(key)) + 1):
-        if len(members) <= limit:
-            out.append(members)
-            continue
-        sums = body.wanted_words()[members].sum(axis=(1, 2), dtype=np.int64)
-        out += np.array_split(members[np.argsort(sums, kind="stable")], -(-len(members) // limit))
-    return out
+    return list(np.array_split(everything[np.argsort(_sums(body), kind="stable")], -(-body.sections // limit)))
 
 
 def join(metric: Metric, paths: list[Array]) -> Array:
     """One path of all groups in turn, each taken in the direction that makes the joints cheapest."""
     ends = [(int(p[0]), int(p[-1])) for p in paths]
     best: list[list[tuple[int, int]]] = [[(0, -1), (0, -1)]]
-    for before, after in zip(ends, ends[1:], strict=False):
+    for before, after in pairwise(ends):
         cost = metric.matrix(np.array([*before, *after]))
         step = []
         for turned in (0, 1):
@@ -206,12 +201,12 @@ def join(metric: Metric, paths: list[Array]) -> Array:
     return np.concatenate([p[::-1] if t else p for p, t in zip(paths, directions, strict=True)])
 
 
-def _by_sum(body: Sectioned) -> Array:
+def _sums(body: Sectioned) -> Array:
+    """``[sections]`` int64 sum of the stored words."""
     chunk = max(1, 2**22 // max(1, body.rows * body.group_width))
-    sums = np.concatenate(
-        [
-            body.wanted_words(slice(i, i + chunk)).sum(axis=(1, 2), dtype=np.int64)
-            for i in range(0, body.sections, chunk)
-        ]
-    )
-    return np.lexsort((sums, body.polarity, body.rank))
+    parts = [slice(i, i + chunk) for i in range(0, body.sections, chunk)]
+    return np.concatenate([body.wanted_words(part).sum(axis=(1, 2), dtype=np.int64) for part in parts])
+
+
+def _by_sum(body: Sectioned) -> Array:
+    return np.lexsort((_sums(body), body.polarity, body.rank))

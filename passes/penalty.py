@@ -2,29 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
 from ir.arrays import Array
 from ir.cells import CellFormat
+from ir.errors import XbcError
 from ir.module import Module
+from ir.stages import Quantized
 from passes.base import Context
 
 SENSITIVITIES = "sensitivities"
-"""Key of ``Context.data``: layer name -> array that broadcasts to ``[outputs, inputs]``."""
+"""Key of ``Context.data``: layer -> ``[outputs, inputs]`` second derivative of the loss, in weight units."""
+GRADES = "grades"
+"""Key of ``Context.data``: layer -> ``Grade``; takes the place of what sensitivities would give."""
+FLOOR = 0.05
 
 
-def sensitivity(context: Context, layer: str) -> Array | None:
-    """How much the loss cares about a squared code error of each weight; None where unknown (then 1)."""
-    table = context.data.get(SENSITIVITIES)
-    return None if table is None else np.asarray(table[layer], np.float32)
+@dataclass(frozen=True)
+class Grade:
+    """How much a squared code error of a layer's weights matters, relative to 1 for the network's average.
+
+    The value of weight (o, i) is ``outputs[o] * inputs[i]``: the outer product of the two marginals is what a
+    sum over a few samples estimates well.
+    """
+
+    outputs: Array
+    inputs: Array
+
+    @property
+    def mean(self) -> float:
+        """Average over the layer's weights."""
+        return float(self.outputs.mean(dtype=np.float64) * self.inputs.mean(dtype=np.float64))
 
 
-def layer_penalties(module: Module, lambda_: float, context: Context) -> dict[str, float]:
-    """Mean penalty of each layer: lambda times its mean sensitivity."""
-    out = {}
+def uniform(factor: float = 1.0) -> Grade:
+    """The same for every weight of a layer."""
+    return Grade(np.full(1, factor, np.float32), np.ones(1, np.float32))
+
+
+def grades(module: Module, context: Context) -> dict[str, Grade]:
+    """Grades of all layers: those given, else from sensitivities, else 1 everywhere."""
+    if GRADES in context.data:
+        return dict(context.data[GRADES])
+    if SENSITIVITIES in context.data:
+        return grades_of(module, context.data[SENSITIVITIES])
+    return {layer.name: uniform() for layer in module.layers}
+
+
+def grades_of(module: Module, sensitivities: Mapping[str, Array]) -> dict[str, Grade]:
+    """Grades from second derivatives: times scale squared (codes, not weights), over the network's mean.
+
+    Marginals below ``FLOOR`` of their layer's mean are lifted to it: calibration has not seen everything.
+    Raises: XbcError when the sensitivities are not those of this module.
+    """
+    raw: dict[str, tuple[Array, Array, float]] = {}
+    total, weights = 0.0, 0
     for layer in module.layers:
-        s = sensitivity(context, layer.name)
-        out[layer.name] = lambda_ * (1.0 if s is None else float(s.mean(dtype=np.float64)))
+        body = layer.at(Quantized)
+        s = sensitivities.get(layer.name)
+        if s is None or s.shape != body.shape:
+            raise XbcError(
+                f"the sensitivities have {'nothing' if s is None else f'shape {s.shape}'} for layer "
+                f"{layer.name!r} of shape {body.shape}: make them from this model with 'xbc sensitivity'"
+            )
+        scale = np.broadcast_to(body.scale.astype(np.float64), body.shape[:1])
+        rows = s.mean(axis=1, dtype=np.float64) * scale**2
+        columns = (scale**2 / len(scale)) @ s.astype(np.float64)
+        mean = float(rows.mean())
+        raw[layer.name] = (rows, columns, mean)
+        total += mean * layer.weights
+        weights += layer.weights
+    average = total / max(weights, 1)
+    if not average > 0:
+        raise XbcError(
+            "the sensitivities are zero everywhere: the calibration inputs do not reach the output"
+        )
+    out = {}
+    for name, (rows, columns, mean) in raw.items():
+        low = max(mean, 1e-4 * average)
+        rows = np.maximum(rows, FLOOR * low) / average
+        columns = np.maximum(columns, FLOOR * low) / low
+        out[name] = Grade(rows.astype(np.float32), columns.astype(np.float32))
     return out
 
 

@@ -49,5 +49,7 @@ def place(module: Module, crossbars_of: list[Array]) -> Module:
 
 def contiguous(module: Module) -> Module:
     """Every layer's path cut into equal runs, one per crossbar."""
-    bars = [contiguous_crossbars(layer.at(Sectioned).sections, module.target.crossbars) for layer in module.layers]
+    bars = [
+        contiguous_crossbars(layer.at(Sectioned).sections, module.target.crossbars) for layer in module.layers
+    ]
     return place(module, bars)

@@ -91,7 +91,9 @@ class Reprogram(Pass):
             for done, (index, order) in enumerate(load_runs(pairs)):
                 context.progress(f"bit stucking, round {turn + 1} of 2", done, len(pairs))
                 body = bodies[index]
-                seed = np.random.SeedSequence((context.seed, index, int(order[0]))).generate_state(1, np.uint64)[0]
+                seed = np.random.SeedSequence((context.seed, index, int(order[0]))).generate_state(
+                    1, np.uint64
+                )[0]
                 stick_loads(
                     order, body.crossbar, wanted[index], stored[index], body.inputs, body.outputs,
                     body.cells.columns, body.cells.slices, body.bits_per_cell, self.columns,
@@ -109,7 +111,7 @@ def within_limits(layer: Layer, body: Placed, words: Array) -> Array:
     return np.where(outside, body.wanted_words(), words)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def stick_loads(
     order: Any, crossbar: Any, wanted: Any, stored: Any, inputs: Any, outputs: Any,
     columns: int, slices: int, bits: int, low: int, threshold: Any, seed: Any, state: Any,

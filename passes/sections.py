@@ -28,7 +28,9 @@ def group_width(layer: Layer, target: Target) -> int:
     return max(1, min(fit, target.outputs_per_section, outputs_per_group))
 
 
-def cut_outputs(order: Array, lengths: Array, rows: int, cut: Cut, extra: int = 0) -> tuple[Array, Array, Array]:
+def cut_outputs(
+    order: Array, lengths: Array, rows: int, cut: Cut, extra: int = 0
+) -> tuple[Array, Array, Array]:
     """Cuts sorted lists of inputs into sections.
 
     Args:

@@ -31,7 +31,9 @@ class SliceBits(Pass):
     bits_per_cell: int = 0
 
     def __post_init__(self) -> None:
-        check(0 <= self.bits_per_cell <= 4, f"slice-bits: bits-per-cell = {self.bits_per_cell} is outside 0..4")
+        check(
+            0 <= self.bits_per_cell <= 4, f"slice-bits: bits-per-cell = {self.bits_per_cell} is outside 0..4"
+        )
 
     def run(self, module: Module, context: Context) -> Module:
         """Slices every layer."""

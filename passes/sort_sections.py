@@ -15,6 +15,9 @@ from ir.target import Target
 from passes.base import Context, Pass
 from passes.sections import Cut, group_width, natural_sections, output_blocks, sections_from_order
 
+RANK_FROM = 6000
+SEEN_FROM = 12
+
 
 @dataclass(frozen=True)
 class SortSections(Pass):
@@ -29,7 +32,9 @@ class SortSections(Pass):
     Options:
         by: ``magnitude`` or signed ``value``, largest first.
         cut: ``rank``: consecutive runs of the sorted weights; ``stratified``: every k-th weight, so that
-            every section holds the whole distribution of its output.
+            every section holds the whole distribution of its output; ``auto``, layer by layer: rank where an
+            layer has very many sections and each crossbar sees many of them (rank sections are alike inside a
+            layer, stratified ones across layers).
     """
 
     name: ClassVar[str] = "sort-sections"
@@ -37,7 +42,7 @@ class SortSections(Pass):
     ensures = Sectioned
 
     by: Literal["magnitude", "value"] = "magnitude"
-    cut: Cut = "rank"
+    cut: Literal["auto", "rank", "stratified"] = "auto"
 
     def run(self, module: Module, context: Context) -> Module:
         """Re-forms the sections of every layer."""
@@ -49,8 +54,18 @@ class SortSections(Pass):
         layers = []
         for i, layer in enumerate(module.layers):
             context.progress("sort-sections", i, len(module.layers))
-            layers.append(layer.with_body(sorted_sections(layer, module.target, self.by, self.cut)))
+            cut = best_cut(layer.at(Sectioned), module.target) if self.cut == "auto" else self.cut
+            layers.append(layer.with_body(sorted_sections(layer, module.target, self.by, cut)))
         return module.with_layers(layers)
+
+
+def best_cut(body: Sectioned, target: Target) -> Cut:
+    """The cut that costs fewer writes: by the sections of the layer and those a crossbar sees of it.
+
+    Both thresholds come from ResNet-50 and DeiT-Tiny on 1, 64 and 1024 crossbars (docs: results).
+    """
+    per_crossbar = body.sections / target.crossbars
+    return "rank" if body.sections > RANK_FROM and per_crossbar > SEEN_FROM else "stratified"
 
 
 def sorted_sections(layer: Layer, target: Target, by: str, cut: Cut) -> Sectioned:

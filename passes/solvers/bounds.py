@@ -10,7 +10,7 @@ from numba import njit
 from ir.arrays import Array
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _one_tree(cost: Any, pi: Any, degree: Any) -> float:
     """Weight of the minimum 1-tree whose special node is a dummy at distance 0 from all; fills degrees."""
     n = cost.shape[0]
@@ -55,7 +55,7 @@ def _one_tree(cost: Any, pi: Any, degree: Any) -> float:
     return total + a + b
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def held_karp_bound(cost: Any, upper: float, iterations: int, gap: float) -> float:
     """Lower bound on every open path through ``cost [n, n]``.
 

@@ -34,7 +34,7 @@ def multiset_features(words: Array, driven: Array, cells: CellFormat) -> Array:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def count_words(words: Any, driven: Any, shift: int, columns: int, bits: int, out: Any) -> None:
     """Fills the histogram and, per column, how many digits reach each level (saturating at 255)."""
     levels = (1 << bits) - 1
@@ -43,9 +43,9 @@ def count_words(words: Any, driven: Any, shift: int, columns: int, bits: int, ou
             if not driven[s, r]:
                 continue
             word = np.uint32(words[s, r])
-            k = word >> np.uint32(shift)
-            if out[s, k] < 255:
-                out[s, k] += 1
+            bin_ = word >> np.uint32(shift)
+            if out[s, bin_] < 255:
+                out[s, bin_] += 1
             for d in range(columns):
                 digit = (word >> np.uint32(bits * d)) & np.uint32(levels)
                 for level in range(digit):
@@ -54,7 +54,7 @@ def count_words(words: Any, driven: Any, shift: int, columns: int, bits: int, ou
                         out[s, k] += 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def l1_matrix(features: Any, members: Any) -> Any:
     """``[n, n]`` uint16 L1 distances between the listed rows of ``features``."""
     n = members.shape[0]
@@ -72,7 +72,7 @@ def l1_matrix(features: Any, members: Any) -> Any:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def l1_between(a: Any, b: Any) -> Any:
     """``[n, m]`` int32 L1 distances between the rows of ``a`` and of ``b``."""
     out = np.zeros((a.shape[0], b.shape[0]), np.int32)
@@ -85,7 +85,7 @@ def l1_between(a: Any, b: Any) -> Any:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def cell_matrix(planes: Any, members: Any, bits: int, mask: Any) -> Any:
     """``[n, n]`` uint16 cell distances between the listed rows of packed ``planes`` (saturating)."""
     n = members.shape[0]
@@ -98,7 +98,7 @@ def cell_matrix(planes: Any, members: Any, bits: int, mask: Any) -> Any:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def cells_between(a: Any, b: Any, bits: int, mask: Any) -> Any:
     """``[n, m]`` int32 cell distances between the packed rows of ``a`` and of ``b``."""
     out = np.zeros((a.shape[0], b.shape[0]), np.int32)

@@ -17,8 +17,10 @@ SCALE = 4096
 """Cost units of one write in the tables."""
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
-def cost_tables(weight: float, width: int, bits: int, up: float, down: float, values: Any, cost: Any, best: Any) -> None:
+@njit(cache=True, nogil=True)
+def cost_tables(
+    weight: float, width: int, bits: int, up: float, down: float, values: Any, cost: Any, best: Any
+) -> None:
     """Fills ``cost [2**width, 2**width]`` int32 (row: state held, column: state wanted) and ``best``, the state
     to go to.  ``up``/``down``: writes a SET and a RESET count as."""
     states = 1 << width
@@ -58,7 +60,7 @@ def cost_tables(weight: float, width: int, bits: int, up: float, down: float, va
             best[u, w] = origin[u]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def match_joint(
     order: Any, crossbar: Any, closing: Any, words: Any, counts: Any, cost: Any, best: Any, low: int, high: int,
     state: Any, first: Any, place: Any,

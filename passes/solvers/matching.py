@@ -17,8 +17,8 @@ from passes.solvers.planes import changed, popcount
 FREE = -1
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[misc]
-def word_distance(a: Any, b: Any, bits: int, mask: Any) -> int:
+@njit(cache=True, nogil=True, inline="always")
+def word_distance(a: Any, b: Any, bits: int, mask: Any) -> Any:
     """Digits in which two words differ; ``mask`` marks the lowest bit of every digit."""
     x = np.uint64(a ^ b)
     if bits >= 2:
@@ -35,7 +35,7 @@ def digit_mask(bits: int) -> int:
     return sum(1 << i for i in range(0, 64, bits))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def assign_greedy(cost: Any, m: int, n: int, place: Any, item: Any) -> None:
     """Near-optimal assignment of ``m`` items to ``n >= m`` places under ``cost[m, n]``.
 
@@ -68,7 +68,7 @@ def assign_greedy(cost: Any, m: int, n: int, place: Any, item: Any) -> None:
     improve_exchanges(cost, m, n, place, item)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def improve_exchanges(cost: Any, m: int, n: int, place: Any, item: Any) -> None:
     """Pairwise exchanges and moves to free places until none lowers the sum of ``cost[i, place[i]]``."""
     better = True
@@ -80,10 +80,9 @@ def improve_exchanges(cost: Any, m: int, n: int, place: Any, item: Any) -> None:
                 k = item[j]
                 if k == i:
                     continue
-                if k == FREE:
-                    gain = cost[i, a] - cost[i, j]
-                else:
-                    gain = cost[i, a] + cost[k, j] - cost[i, j] - cost[k, a]
+                gain = cost[i, a] - cost[i, j]
+                if k != FREE:
+                    gain += cost[k, j] - cost[k, a]
                 if gain > 0:
                     item[a] = k
                     if k != FREE:
@@ -94,7 +93,7 @@ def improve_exchanges(cost: Any, m: int, n: int, place: Any, item: Any) -> None:
                     better = True
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def assign_exact(cost: Any, m: int, n: int, place: Any, item: Any) -> None:
     """Minimum-cost assignment of ``m`` items to ``n >= m`` places (shortest augmenting paths with potentials,
     Jonker and Volgenant 1987)."""
@@ -141,7 +140,7 @@ def assign_exact(cost: Any, m: int, n: int, place: Any, item: Any) -> None:
             place[match[j]] = j
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def sort_by(key: Any, order: Any, n: int) -> None:
     """Shell sort of ``order[:n]`` by ``key``, ties by index (deterministic, no allocation)."""
     gap = 57
@@ -150,7 +149,9 @@ def sort_by(key: Any, order: Any, n: int) -> None:
             x = order[i]
             kx = key[x]
             j = i
-            while j >= gap and (key[order[j - gap]] > kx or (key[order[j - gap]] == kx and order[j - gap] > x)):
+            while j >= gap and (
+                key[order[j - gap]] > kx or (key[order[j - gap]] == kx and order[j - gap] > x)
+            ):
                 order[j] = order[j - gap]
                 j -= gap
             order[j] = x
@@ -166,8 +167,10 @@ def sort_by(key: Any, order: Any, n: int) -> None:
             gap = 0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
-def pair_equal(state: Any, words: Any, n: int, place: Any, rest: Any, open_places: Any, by_state: Any, by_word: Any) -> Any:
+@njit(cache=True, nogil=True)
+def pair_equal(
+    state: Any, words: Any, n: int, place: Any, rest: Any, open_places: Any, by_state: Any, by_word: Any
+) -> Any:
     """Gives every word of ``words[:n]`` that stands in ``state`` already its row; lists what is left.
 
     Returns (items left, places left); ``rest`` and ``open_places`` hold them, ``place`` the rows given.
@@ -201,7 +204,7 @@ def pair_equal(state: Any, words: Any, n: int, place: Any, rest: Any, open_place
     return items, places
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def match_loads(
     order: Any, crossbar: Any, closing: Any, words: Any, counts: Any, bits: int, mask: Any, exact: bool,
     low: int, high: int, state: Any, first: Any, place: Any,
@@ -266,7 +269,7 @@ def match_loads(
     return total
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def match_vectors(
     order: Any, crossbar: Any, closing: Any, lanes: Any, used: Any, counts: Any, bits: int, mask: Any, exact: bool,
     low: int, high: int, state: Any, first: Any, touched: Any, place: Any,
@@ -293,7 +296,9 @@ def match_vectors(
                 for q in range(width):
                     d += changed((lanes[s, i, q] ^ state[c, j, q]) & used[s, q], bits, mask)
                     if closing[s]:
-                        d += changed((lanes[s, i, q] ^ first[c, j, q]) & used[s, q] & touched[c, j, q], bits, mask)
+                        d += changed(
+                            (lanes[s, i, q] ^ first[c, j, q]) & used[s, q] & touched[c, j, q], bits, mask
+                        )
                 cost[i, j] = d
         if exact:
             assign_exact(cost, n, rows, part, part_item)

@@ -11,14 +11,15 @@ from numba.extending import intrinsic
 from ir.arrays import Array
 
 
-@intrinsic  # type: ignore[misc]
-def popcount(typing_context: Any, x: Any) -> Any:
-    """Set bits of a uint64 (one instruction where the processor has it)."""
-
+def _count_bits(typing_context: Any, x: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.uint64(types.uint64), codegen
+
+
+popcount: Any = intrinsic(_count_bits)
+"""Set bits of a uint64 inside a kernel (one instruction where the processor has it)."""
 
 
 def fold_mask(bits: int) -> int:
@@ -48,8 +49,8 @@ def pack(words: Array, bits: int, columns: int) -> Array:
     return flat.view(np.uint64)
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[misc]
-def changed(x: Any, bits: int, mask: Any) -> int:
+@njit(cache=True, nogil=True, inline="always")
+def changed(x: Any, bits: int, mask: Any) -> Any:
     """Non-zero digits of an XOR of packed lanes; ``mask`` is ``fold_mask(bits)``."""
     if bits >= 2:
         x |= x >> np.uint64(1)
@@ -58,7 +59,7 @@ def changed(x: Any, bits: int, mask: Any) -> int:
     return popcount(x & mask)
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[misc]
+@njit(cache=True, nogil=True, inline="always")
 def distance(a: Any, b: Any, bits: int, mask: Any) -> int:
     """Digits in which two packed sections differ."""
     total = 0

@@ -35,7 +35,10 @@ def improve_path(cost: Array, path: Array, solutions: int, seconds: float) -> tu
     solution = model.SolveFromAssignmentWithParameters(first, parameters)
     if solution is None:
         return path, False
-    capped = model.status() == routing_enums_pb2.RoutingSearchStatus.ROUTING_PARTIAL_SUCCESS_LOCAL_OPTIMUM_NOT_REACHED
+    capped = (
+        model.status()
+        == routing_enums_pb2.RoutingSearchStatus.ROUTING_PARTIAL_SUCCESS_LOCAL_OPTIMUM_NOT_REACHED
+    )
     order, index = [], model.Start(0)
     while not model.IsEnd(index):
         order.append(manager.IndexToNode(index))

@@ -10,7 +10,7 @@ from numba import njit
 from ir.arrays import Array
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def greedy_path(cost: Any, start: int) -> Any:
     """Nearest-neighbour path over all nodes of ``cost [n, n]``, ties to the lower index."""
     n = cost.shape[0]
@@ -33,7 +33,7 @@ def greedy_path(cost: Any, start: int) -> Any:
     return path
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def nearest_lists(cost: Any, k: int) -> Any:
     """``[n, k]`` nearest other nodes of every node, ascending (insertion into a short list)."""
     n = cost.shape[0]
@@ -60,15 +60,15 @@ def nearest_lists(cost: Any, k: int) -> Any:
     return out
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[misc]
-def _edge(cost: Any, path: Any, i: int) -> int:
+@njit(cache=True, nogil=True, inline="always")
+def _edge(cost: Any, path: Any, i: int) -> Any:
     """Cost of the edge between positions i and i + 1; 0 beyond either end."""
     if i < 0 or i + 1 >= path.shape[0]:
         return 0
     return np.int64(cost[path[i], path[i + 1]])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _reverse(path: Any, where: Any, i: int, j: int) -> None:
     while i < j:
         a, b = path[i], path[j]
@@ -80,7 +80,7 @@ def _reverse(path: Any, where: Any, i: int, j: int) -> None:
         where[path[i]] = i
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def improve(cost: Any, path: Any, near: Any, rounds: int) -> int:
     """2-opt and Or-opt (segments of up to 3, either way round) with neighbour lists, first improvement.
 
@@ -109,14 +109,14 @@ def improve(cost: Any, path: Any, near: Any, rounds: int) -> int:
     return saved
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _wake(path: Any, quiet: Any, i: int) -> None:
     for j in range(max(0, i - 1), min(path.shape[0], i + 3)):
         quiet[path[j]] = False
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
-def _improve_node(cost: Any, path: Any, where: Any, near: Any, node: int, quiet: Any) -> int:
+@njit(cache=True, nogil=True)
+def _improve_node(cost: Any, path: Any, where: Any, near: Any, node: int, quiet: Any) -> Any:
     n = path.shape[0]
     for q in range(near.shape[1]):
         other = near[node, q]
@@ -178,7 +178,7 @@ def _improve_node(cost: Any, path: Any, where: Any, near: Any, node: int, quiet:
     return 0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _move(path: Any, where: Any, a: int, b: int, k: int, forward: bool) -> None:
     """Moves positions a..b to the gap after position k (k outside a-1..b), reversed unless ``forward``."""
     length = b - a + 1

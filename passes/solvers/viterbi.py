@@ -30,16 +30,14 @@ CLIP = 1 << 20
 MAX_BITS = 8
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[misc]
+@njit(cache=True, nogil=True, inline="always")
 def _pair(low: Any, high: Any, raise_cost: Any, lower_cost: Any) -> Any:
     # numba adds int32 to int64; cast back so that vectors hold sixteen numbers and not eight
     return min(low, np.int32(high + lower_cost)), min(high, np.int32(low + raise_cost))
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[misc]
-def _octet(
-    a: Any, b: Any, c: Any, d: Any, e: Any, g: Any, h: Any, i: Any, up: Any, down: Any
-) -> Any:
+@njit(cache=True, nogil=True, inline="always")
+def _octet(a: Any, b: Any, c: Any, d: Any, e: Any, g: Any, h: Any, i: Any, up: Any, down: Any) -> Any:
     """Min-plus over three one-bit digits of eight states."""
     a, b = _pair(a, b, up, down)
     c, d = _pair(c, d, up, down)
@@ -56,7 +54,7 @@ def _octet(
     return a, b, c, d, e, g, h, i
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _sweep_byte(f: Any, back: Any, up: Any, down: Any) -> None:
     """``_sweep`` for 256 states of one-bit digits; leaves the origins in ``back``.
 
@@ -64,12 +62,23 @@ def _sweep_byte(f: Any, back: Any, up: Any, down: Any) -> None:
     """
     for base in range(0, 4096, 128):
         for k in range(base, base + 16):
-            r = _octet(f[k], f[k + 16], f[k + 32], f[k + 48], f[k + 64], f[k + 80], f[k + 96], f[k + 112], up, down)
+            r = _octet(
+                f[k], f[k + 16], f[k + 32], f[k + 48], f[k + 64], f[k + 80], f[k + 96], f[k + 112], up, down
+            )
             f[k], f[k + 16], f[k + 32], f[k + 48], f[k + 64], f[k + 80], f[k + 96], f[k + 112] = r
     for base in range(0, 4096, 1024):
         for k in range(base, base + 128):
             r = _octet(
-                f[k], f[k + 128], f[k + 256], f[k + 384], f[k + 512], f[k + 640], f[k + 768], f[k + 896], up, down
+                f[k],
+                f[k + 128],
+                f[k + 256],
+                f[k + 384],
+                f[k + 512],
+                f[k + 640],
+                f[k + 768],
+                f[k + 896],
+                up,
+                down,
             )
             f[k], f[k + 128], f[k + 256], f[k + 384], f[k + 512], f[k + 640], f[k + 768], f[k + 896] = r
     for k in range(1024):
@@ -83,7 +92,7 @@ def _sweep_byte(f: Any, back: Any, up: Any, down: Any) -> None:
         back[k + 2048], back[k + 3072] = np.uint8(c & 255), np.uint8(d & 255)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _sweep(f: Any, width: int, raise_cost: int, lower_cost: int, bits: int) -> None:
     """Min-plus sweep over all digits of ``width``-bit numbers; ``f [2**width * LANES]`` packed."""
     states = 1 << width
@@ -128,7 +137,7 @@ def _sweep(f: Any, width: int, raise_cost: int, lower_cost: int, bits: int) -> N
         stride *= levels
 
 
-@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True, fastmath=True)
 def _add_penalty(f: Any, values: Any, wanted: Any, weight: Any) -> None:
     """Adds the penalties and makes each state its own origin; ``weight`` is in packed units."""
     top = np.float32(CLIP << 8)
@@ -144,7 +153,7 @@ def _add_penalty(f: Any, values: Any, wanted: Any, weight: Any) -> None:
             row[lane] = np.int32((row[lane] & clear) + (penalty & clear)) | origin
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _normalise(f: Any, states: int, low: Any) -> None:
     """Subtracts the smallest cost of each lane."""
     lanes = low.shape[0]
@@ -161,13 +170,13 @@ def _normalise(f: Any, states: int, low: Any) -> None:
             row[lane] = np.int32(row[lane] - low[lane])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _keep_origins(f: Any, states: int, back: Any) -> None:
     for k in range(states * LANES):
         back[k] = np.uint8(f[k] & 255)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _merge_point(back: Any, begin: int, end: int, states: int, lane: int, alive: Any, following: Any) -> Any:
     """(time, state): the latest time in ``begin..end`` at which all survivors share one state, or (-1, 0).
 
@@ -192,7 +201,7 @@ def _merge_point(back: Any, begin: int, end: int, states: int, lane: int, alive:
     return -1, 0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def hold_rows(
     wanted: Any, weight: Any, lengths: Any, width: int, values: Any, bits: int,
     raise_cost: int, lower_cost: int, window: int, start: Any, held: Any,
@@ -248,7 +257,9 @@ def hold_rows(
             for lane in range(LANES):
                 if settled[lane] > t or lengths[lane] <= t:
                     continue
-                at, state = _merge_point(back, settled[lane] - origin_step, t - origin_step, states, lane, alive, following)
+                at, state = _merge_point(
+                    back, settled[lane] - origin_step, t - origin_step, states, lane, alive, following
+                )
                 if at < 0:
                     continue
                 _trace(back, origin_step, origin_step + at, settled[lane], lane, state, held)
@@ -283,7 +294,7 @@ def hold_rows(
     return forced
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _trace(back: Any, origin_step: int, last: int, first: int, lane: int, state: int, held: Any) -> None:
     """Writes the states of global steps ``first..last`` of one lane, ``state`` being held at ``last``."""
     for t in range(last, first - 1, -1):
@@ -292,10 +303,10 @@ def _trace(back: Any, origin_step: int, last: int, first: int, lane: int, state:
             state = back[t - origin_step, state * LANES + lane]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def hold_block(
-    loads: Any, wanted: Any, driven: Any, share: int, weight: Any, sensitivity: Any, lane0: int, width: int, values: Any,
-    bits: int, raise_cost: int, lower_cost: int, window: int, wrap: int, held: Any,
+    loads: Any, wanted: Any, driven: Any, share: int, weight: Any, sensitivity: Any, lane0: int, width: int,
+    values: Any, bits: int, raise_cost: int, lower_cost: int, window: int, wrap: int, held: Any,
 ) -> int:  # fmt: skip
     """``hold_rows`` for rows ``lane0 .. lane0 + LANES - 1`` of one crossbar.
 
@@ -305,7 +316,7 @@ def hold_block(
         driven: ``[sections, rows]`` bool.
         weight: ``[sections]`` float32 packed cost per squared unit; times ``sensitivity [sections, K]`` unless
             that has no columns.
-        wrap: steps of the neighbouring inferences that are run before and after, so that the cycle closes well.
+        wrap: steps of the neighbouring inferences run before and after, so that the cycle closes well.
         held: ``[sections, K]`` uint8, receives the states.
     """
     n = loads.shape[0]

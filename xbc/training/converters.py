@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xbc.training.torch_extra import torch
-
-Tensor = torch.Tensor
+from xbc.training.torch_extra import Tensor, torch
 
 
 class _Round(torch.autograd.Function):

@@ -15,10 +15,9 @@ import onnx
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.target import Target
-from xbc.training.converters import Tensor
 from xbc.training.layers import CrossbarConv2d, CrossbarLayer, CrossbarLinear
 from xbc.training.quantized import UniformConv1d, UniformConv2d, UniformLayer, UniformLinear
-from xbc.training.torch_extra import torch
+from xbc.training.torch_extra import Tensor, torch
 
 OPSET = 18
 

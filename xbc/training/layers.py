@@ -16,9 +16,9 @@ import numpy as np
 from ir.arrays import Array
 from ir.cells import CellFormat
 from ir.errors import XbcError
-from xbc.training.converters import Converter, Tensor, quantize_gradient
+from xbc.training.converters import Converter, quantize_gradient
 from xbc.training.devices import DeviceArray, Programming
-from xbc.training.torch_extra import torch
+from xbc.training.torch_extra import Tensor, torch
 from xbc.update.accumulator import FRACTION_BITS, settle, to_fixed
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from ir.arrays import Array
 from ir.errors import XbcError
-from xbc.training.converters import Tensor, quantize, round_through
-from xbc.training.torch_extra import torch
+from xbc.training.converters import quantize, round_through
+from xbc.training.torch_extra import Tensor, torch
 
 Polarity = Literal["bipolar", "positive", "negative", "blocks"]
 POLARITIES: Final = ("bipolar", "positive", "negative", "blocks")

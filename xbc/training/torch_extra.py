@@ -6,5 +6,6 @@ from ir.errors import XbcError
 
 try:
     import torch as torch
+    from torch import Tensor as Tensor
 except ImportError as missing:  # pragma: no cover - depends on the installation
     raise XbcError("xbc.training needs torch, which is not installed: pip install 'xbc[train]'") from missing

@@ -15,6 +15,28 @@ LEVELS = {
     1: "quantize,encode-signs,slice-bits,form-sections,sort-sections,order-sections{method=sum},deal-sections",
     2: "quantize,encode-signs,slice-bits,form-sections,sort-sections,order-sections,deal-sections,match-rows",
 }
+LOSSY = 3
+"""Level within a loss budget: level 2 with rows matched to, and cells held at, nearby codes."""
+
+
+def level_text(level: int, lambda_: float = 0.0) -> str:
+    """Pipeline of a level; level 3 needs the penalty ``lambda_`` (see ``match-rows`` and ``reprogram``).
+
+    Rows are matched at ``MATCH_OVER_HOLD`` times the penalty of the dynamic programme: the assignment takes what
+    a row pays at once for granted, the programme sees what a write saves later on.
+    """
+    if level == LOSSY:
+        return (
+            f"{LEVELS[2]}{{lambda={MATCH_OVER_HOLD * lambda_:.6g}}},"
+            f"reprogram{{mode=optimal,lambda={lambda_:.6g}}}"
+        )
+    if level not in LEVELS:
+        known = ", ".join(f"-O{known}" for known in (*LEVELS, LOSSY))
+        raise XbcError(f"unknown level -O{level}; known: {known}")
+    return LEVELS[level]
+
+
+MATCH_OVER_HOLD = 5.0
 
 
 def parse_pipeline(text: str) -> list[Pass]:

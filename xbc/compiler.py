@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,10 @@ from ir.target import Target
 from ir.verify import check_module
 from passes.base import Context, Pass, Progress
 from passes.manager import Hook, Options, PassRecord, Run, finish, run_pipeline
-from passes.pipeline import LEVELS, format_pipeline, parse_pipeline
+from passes.pipeline import LEVELS, LOSSY, format_pipeline, level_text, parse_pipeline
+
+if TYPE_CHECKING:
+    from xbc.frontend import Imported
 
 DEFAULT_LEVEL = 2
 FIRST_ONLY = 1
@@ -55,6 +58,10 @@ def compile_model(
     pipeline: str | None = None,
     level: int = DEFAULT_LEVEL,
     sensitivities: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
+    report_data: str | os.PathLike[str] | None = None,
+    max_drop: float | None = None,
+    max_error: float | None = None,
     seed: int = 0,
     threads: int = 2,
     progress: Progress | None = None,
@@ -72,8 +79,14 @@ def compile_model(
         settings: keys of the target to replace, dotted (``{"crossbars": 64}``).
         pipeline: pipeline text; None takes that of ``level``.  One that ends before the sections are placed
             is completed with ``deal-sections``.
-        level: 0..2, see ``passes.pipeline.LEVELS``.
+        level: 0..3, see ``passes.pipeline``; 3 holds codes within a loss budget.
         sensitivities: file of ``xbc sensitivity`` for this model, for the passes that use it.
+        data: ``.npz`` that level 3 calibrates on; half of it, unless ``report_data`` is given, is kept for the
+            report.
+        report_data: second set, only reported on.
+        max_drop: points of top-1 that level 3 may lose (default 1.0 with ``data``).
+        max_error: without ``data``: root mean square code error per layer, in LSB, that level 3 may leave
+            (default 0.5).
         seed: of every random choice.
         threads: worker threads; the program does not depend on it.
         progress: called with (what, done, total).
@@ -92,7 +105,9 @@ def compile_model(
     chip = target if isinstance(target, Target) else load_target(target)
     if settings:
         chip = chip.override(settings)
-    passes = select_passes(pipeline, level)
+    lossy = pipeline is None and level == LOSSY
+    check_budget(lossy, data, report_data, max_drop, max_error)
+    passes = [] if lossy else select_passes(pipeline, level)
     context = Context(seed=seed, threads=threads)
     if progress is not None:
         context.progress = progress
@@ -111,20 +126,28 @@ def compile_model(
         found = load_sensitivities(sensitivities, module)
         context.data |= {"sensitivities": found.layers, "sensitivities_loss": found.loss}
     options = Options(verify_each=verify_each, before=before, after=after)
-    run = run_pipeline(module, passes, context, options)
+    loss: dict[str, Any] | None = None
+    notes = list(imported.notes)
+    if lossy:
+        run, passes, loss = hold_within(
+            imported, source, Budget(data, report_data, max_drop, max_error), context, options, notes
+        )
+    else:
+        run = run_pipeline(module, passes, context, options)
     if not issubclass(run.module.stage(), Placed):
         completion = missing_passes(run.module)
         rest = run_pipeline(run.module, completion, context, options)
         passes += completion
         run = Run(rest.module, run.records + rest.records)
     done = finish(run.module)
-    if not verify_each:
+    if lossy or not verify_each:
         check_module(done)
 
     context.progress("counting writes", 0, 1)
     counts = count_all(done)
     text = format_pipeline(passes)
-    command = ["xbc", "compile", source.name, "--target", chip.name, "--passes", text, "--seed", str(seed)]
+    chosen = budget_options(data, report_data, max_drop, max_error) if lossy else ["--passes", text]
+    command = ["xbc", "compile", source.name, "--target", chip.name, *chosen, "--seed", str(seed)]
     if sensitivities is not None:
         command += ["--sensitivities", Path(sensitivities).name]
     provenance = {"command": shlex.join(command), "pipeline": text, "seed": seed, "facts": context.facts}
@@ -141,20 +164,101 @@ def compile_model(
         "pipeline": text,
         "seed": seed,
         "output": str(directory),
+        **({} if loss is None else {"loss": loss}),
         "seconds": round(time.perf_counter() - started, 3),
         "passes": [pass_facts(record) for record in run.records],
     }
-    return Compiled(directory, done, tuple(run.records), summary, imported.notes)
+    return Compiled(directory, done, tuple(run.records), summary, tuple(notes))
 
 
 def select_passes(pipeline: str | None, level: int) -> list[Pass]:
     """The passes of a pipeline text, or of a level when there is none."""
     if pipeline is not None:
         return parse_pipeline(pipeline)
-    if level not in LEVELS:
-        known = ", ".join(f"-O{known}" for known in LEVELS)
-        raise XbcError(f"unknown level -O{level}; known: {known}")
-    return parse_pipeline(LEVELS[level])
+    return parse_pipeline(level_text(level))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What level 3 may lose, and the sets it is judged on (see ``compile_model``)."""
+
+    data: str | os.PathLike[str] | None
+    report_data: str | os.PathLike[str] | None
+    max_drop: float | None
+    max_error: float | None
+
+
+def check_budget(
+    lossy: bool,
+    data: str | os.PathLike[str] | None,
+    report_data: str | os.PathLike[str] | None,
+    max_drop: float | None,
+    max_error: float | None,
+) -> None:
+    """Raises XbcError for options that contradict each other."""
+    given = [
+        name
+        for name, value in (("--data", data), ("--max-drop", max_drop), ("--max-error", max_error))
+        if value is not None
+    ]
+    if not lossy and given:
+        raise XbcError(f"{given[0]} belongs to level 3: compile with -O3")
+    if max_drop is not None and data is None:
+        raise XbcError("--max-drop needs --data: a drop is measured on samples; or bound code errors with --max-error")
+    if max_error is not None and data is not None:
+        raise XbcError("--max-error and --data exclude each other: with data the loss itself is bounded")
+    if report_data is not None and data is None:
+        raise XbcError("--report-data needs --data, the set to calibrate on")
+    for name, value in (("--max-drop", max_drop), ("--max-error", max_error)):
+        if value is not None and not 0 < value < float("inf"):
+            raise XbcError(f"{name} = {value} must be positive")
+
+
+def budget_options(
+    data: str | os.PathLike[str] | None,
+    report_data: str | os.PathLike[str] | None,
+    max_drop: float | None,
+    max_error: float | None,
+) -> list[str]:
+    """Command-line words that ask for the same level 3 (files by name only)."""
+    words = ["-O3"]
+    for name, file in (("--data", data), ("--report-data", report_data)):
+        words += [] if file is None else [name, Path(file).name]
+    for name, value in (("--max-drop", max_drop), ("--max-error", max_error)):
+        words += [] if value is None else [name, str(value)]
+    return words
+
+
+def hold_within(
+    imported: Imported, source: Path, budget: Budget, context: Context, options: Options, notes: list[str]
+) -> tuple[Run, list[Pass], dict[str, Any]]:
+    """Level 3: the run, its pipeline, and what it lost (the ``loss`` object of the summary)."""
+    from xbc.simulate.data import load_data
+    from xbc.simulate.host import HostSession
+    from xbc.tuning import Judge, bound_error, prepare, split, tune
+
+    loss: dict[str, Any]
+    if budget.data is None:
+        placed, records = prepare(imported.module, context, options)
+        limit = 0.5 if budget.max_error is None else budget.max_error
+        tuned = bound_error(placed, limit, context)
+        loss = {"max_error": limit}
+    else:
+        ports = HostSession(source, threads=context.threads).inputs
+        calibration = load_data(budget.data, ports)
+        if budget.report_data is None:
+            calibration, report = split(calibration)
+        else:
+            report = load_data(budget.report_data, ports)
+        placed, records = prepare(imported.module, context, options)
+        limit = 1.0 if budget.max_drop is None else budget.max_drop
+        tuned = tune(placed, imported, source, calibration, limit, context)
+        facts = Judge(source, imported, report, context)(tuned.module)
+        loss = {"max_drop": limit, "calibration_samples": len(next(iter(calibration.inputs.values()))), **facts}
+    loss["curve"] = [point.facts() for point in tuned.curve]
+    context.facts["loss"] = loss
+    notes += tuned.notes
+    return Run(tuned.module, records + tuned.records), parse_pipeline(tuned.text), loss
 
 
 def missing_passes(module: Module) -> list[Pass]:

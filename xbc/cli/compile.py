@@ -32,7 +32,11 @@ from xbc.cli.options import (
 )
 @set_option
 @click.option(
-    "-O", "level", type=int, metavar="LEVEL", help="Effort, -O0 to -O2, all lossless  [default: -O2]"
+    "-O",
+    "level",
+    type=int,
+    metavar="LEVEL",
+    help="Effort: -O0 to -O2 are lossless, -O3 holds codes within a budget  [default: -O2]",
 )
 @click.option(
     "--passes", "pipeline", metavar="TEXT", help="Pipeline instead of a level, e.g. 'quantize{bits=6},...'."
@@ -42,6 +46,14 @@ from xbc.cli.options import (
     type=click.Path(path_type=Path),
     help="File of 'xbc sensitivity' for this model, for select-write-verify and reprogram.",
 )
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Samples (.npz) for -O3: half calibrates, half is reported."
+)
+@click.option("--report-data", type=click.Path(path_type=Path), help="Second set, only reported on.")
+@click.option("--max-drop", type=float, help="Points of top-1 that -O3 may lose on --data  [default: 1.0]")
+@click.option(
+    "--max-error", type=float, help="Without --data: RMS code error per layer in LSB for -O3  [default: 0.5]"
+)
 @seed_option
 @threads_option
 @pipeline_options
@@ -49,7 +61,8 @@ from xbc.cli.options import (
 @quiet_option
 def command(
     model: Path, output: Path | None, target: str, settings: dict[str, Any], level: int | None,
-    pipeline: str | None, sensitivities: Path | None, seed: int, threads: int, print_before: str | None,
+    pipeline: str | None, sensitivities: Path | None, data: Path | None, report_data: Path | None,
+    max_drop: float | None, max_error: float | None, seed: int, threads: int, print_before: str | None,
     print_after: str | None, time_passes: bool, verify_each: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Compile an ONNX model to a reprogramming program for a crossbar chip.
@@ -62,6 +75,7 @@ def command(
       xbc compile model.onnx
       xbc compile model.onnx --target isaac-128 --set crossbars=64 -O1 -o out.xbc --json
       xbc compile model.onnx --passes "quantize{bits=6},encode-signs,slice-bits,form-sections,deal-sections"
+      xbc compile model.onnx -O3 --data samples.npz --max-drop 1.0
       xbc compile model.onnx --print-after sort-sections --time-passes
     """
     from xbc.cli.tracing import Tracing
@@ -73,7 +87,8 @@ def command(
     with console.progress_bars(quiet or tracing.prints) as progress:
         result = compile_model(
             model, output, target=target, settings=settings, pipeline=pipeline,
-            level=DEFAULT_LEVEL if level is None else level, sensitivities=sensitivities, seed=seed,
+            level=DEFAULT_LEVEL if level is None else level, sensitivities=sensitivities,
+            data=data, report_data=report_data, max_drop=max_drop, max_error=max_error, seed=seed,
             threads=threads, progress=progress, verify_each=verify_each,
             before=tracing.before, after=tracing.after,
         )  # fmt: skip
@@ -85,6 +100,26 @@ def command(
         console.print_json(result.summary)
     else:
         print_summary(result.summary)
+
+
+def loss_rows(loss: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What level 3 gave up, on the samples kept for the report."""
+    if loss is None:
+        return []
+    if "max_error" in loss:
+        rms = max(p["rms_error"] for p in loss["curve"] if p["accepted"]) if loss["curve"] else 0.0
+        return [("RMS code error, allowed per layer", f"{rms:.3f}, {loss['max_error']:g} LSB")]
+    rows = [("agreement with the unmodified model", f"{100 * loss['agreement']:.2f} % of {loss['samples']}")]
+    if loss["drop"] is not None:
+        low, high = (100 * bound for bound in loss["interval"])
+        rows.append(
+            (
+                "top-1 before, after",
+                f"{100 * loss['reference']:.2f} %, {100 * loss['compiled']:.2f} %",
+            )
+        )
+        rows.append(("drop in points, 95 % interval", f"{100 * loss['drop']:.2f}, {low:.2f} .. {high:.2f}"))
+    return rows
 
 
 def print_summary(facts: dict[str, Any]) -> None:
@@ -129,6 +164,8 @@ def print_summary(facts: dict[str, Any]) -> None:
     rest.add_row("time of writing per inference", console.quantity(facts["time_ns"], "ns"))
     rest.add_row("row maps in the hardware", console.quantity(facts["row_map_bytes"], "B"))
     rest.add_row("nodes with weights left to the host", console.count(len(facts["unmapped"])))
+    for name, value in loss_rows(facts.get("loss")):
+        rest.add_row(name, value)
     out.print(rest)
     for node in facts["unmapped"][:SHOWN_UNMAPPED]:
         out.print(f"  [dim]{node['op_type']} {node['node']}: {node['reason']}[/]", markup=True)

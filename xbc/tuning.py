@@ -1,0 +1,253 @@
+"""Loss-driven partial reprogramming: the fewest writes whose loss on calibration data stays in a budget.
+
+One penalty per network is searched; how it divides over layers and inputs comes from the second derivative of
+the loss (``xbc sensitivity``) on a few calibration samples.  The samples used here are never those the result
+is reported on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ir.errors import XbcError
+from ir.module import Module
+from ir.stages import Programmed
+from passes.base import Context
+from passes.counting import count_module, natural_module
+from passes.manager import Options, PassRecord, finish, run_pipeline
+from passes.penalty import GRADES, SENSITIVITIES, grades_of, uniform
+from passes.pipeline import LEVELS, LOSSY, level_text, parse_pipeline
+from xbc.frontend import Imported, host_with_weights, module_tensors
+from xbc.simulate.data import DataSet
+from xbc.simulate.host import HostSession
+from xbc.simulate.metrics import Comparison
+
+FIRST, STEP, LOWEST, HIGHEST = 0.1, 3.0, 1e-3, 10.0
+REFINEMENTS = 2
+FLIPS_PER_DROP = 6.0
+"""Changed predictions allowed per point of drop: on a few hundred samples the drop itself may look good by luck."""
+SENSITIVITY_SAMPLES = 32
+ERROR_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Point:
+    """One program tried.
+
+    Fields:
+        lambda_: penalty of ``reprogram``.
+        writes, reduction: steady state per inference, against natural order.
+        rms_error: root mean square code error over all weights, in LSB.
+        drop, agreement: on the calibration samples (drop None without labels).
+        accepted: inside the budget.
+    """
+
+    lambda_: float
+    writes: int
+    reduction: float
+    rms_error: float
+    drop: float | None
+    agreement: float | None
+    accepted: bool
+
+    def facts(self) -> dict[str, Any]:
+        """As a row of the trade-off curve."""
+        return {("lambda" if k == "lambda_" else k): v for k, v in dataclasses.asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Outcome: the module at stage Programmed, the rest of the pipeline, its records, the curve, notes."""
+
+    module: Module
+    text: str
+    records: list[PassRecord]
+    curve: list[Point]
+    notes: list[str]
+
+
+def split(data: DataSet) -> tuple[DataSet, DataSet]:
+    """Even samples to calibrate, odd ones to report.  Raises XbcError for fewer than two samples."""
+    samples = len(next(iter(data.inputs.values())))
+    if samples < 2:
+        raise XbcError(f"--data has {samples} sample(s): one half calibrates, the other is reported; give more")
+    halves = []
+    for start in (0, 1):
+        labels = None if data.labels is None else data.labels[start::2]
+        halves.append(DataSet({name: array[start::2] for name, array in data.inputs.items()}, labels))
+    return halves[0], halves[1]
+
+
+class Judge:
+    """Compares a module's effective weights with the unmodified model on fixed samples."""
+
+    def __init__(self, source: Path, imported: Imported, data: DataSet, context: Context) -> None:
+        """Runs the unmodified model once over ``data``."""
+        self.imported, self.data, self.threads = imported, data, context.threads
+        session = HostSession(source, threads=self.threads, name="the unmodified model")
+        self.inputs = {p.name: data.inputs[p.name] for p in session.inputs if p.name in data.inputs}
+        self.wanted = session.run(
+            self.inputs, progress=lambda what, done, total: context.progress("unmodified model", done, total)
+        )
+        self.progress = context.progress
+
+    def __call__(self, module: Module) -> dict[str, Any]:
+        """The facts of ``xbc evaluate`` for a module at stage Programmed."""
+        codes = {layer.name: layer.at(Programmed).effective_codes() for layer in module.layers}
+        model = host_with_weights(self.imported.host, module_tensors(module, codes))
+        session = HostSession(model, threads=self.threads, name="the compiled model")
+        outputs = session.run(
+            self.inputs, progress=lambda what, done, total: self.progress("evaluating", done, total)
+        )
+        comparison = Comparison(self.data.labels, None)
+        comparison.add(self.wanted, {name: outputs[name] for name in self.wanted})
+        return comparison.result()
+
+
+def prepare(module: Module, context: Context, options: Options) -> tuple[Module, list[PassRecord]]:
+    """The part of level 3 that does not depend on the penalty: up to placed sections."""
+    steps = [step for step in parse_pipeline(LEVELS[2]) if step.name != "match-rows"]
+    run = run_pipeline(module, steps, context, options)
+    return run.module, run.records
+
+
+def tune(
+    placed: Module, imported: Imported, source: Path, data: DataSet, max_drop: float, context: Context
+) -> Tuned:
+    """Searches the penalty of fewest writes whose top-1 drop on ``data`` is at most ``max_drop`` points.
+
+    Without labels the budget bounds the share of changed predictions.  When nothing fits, the lossless
+    program is returned and a note says so.
+    """
+    notes: list[str] = []
+    if SENSITIVITIES not in context.data:
+        _add_sensitivities(imported, data, context, notes)
+    if SENSITIVITIES in context.data:
+        context.data[GRADES] = grades_of(placed, context.data[SENSITIVITIES])
+    judge = Judge(source, imported, data, context)
+    natural = count_module(natural_module(placed)).steady.total
+    curve: list[Point] = []
+    best: list[tuple[Module, list[PassRecord], float]] = []
+
+    def attempt(lambda_: float) -> bool:
+        module, records = _hold(placed, lambda_, context)
+        facts = judge(module)
+        changed = 1 - facts["agreement"]
+        drop = facts["drop"]
+        limit = max_drop / 100
+        fits = changed <= limit if drop is None else drop <= limit and changed <= FLIPS_PER_DROP * limit
+        accepted = bool(fits)
+        writes = count_module(module).steady.total
+        reduction = natural / writes if writes else float("inf")
+        curve.append(
+            Point(lambda_, writes, reduction, rms_code_error(module), drop, facts["agreement"], accepted)
+        )
+        if accepted and (not best or writes < min(p.writes for p in curve[:-1] if p.accepted)):
+            best[:] = [(module, records, lambda_)]
+        return accepted
+
+    _search(attempt)
+    curve.sort(key=lambda p: p.lambda_)
+    if not best:
+        notes.append(
+            f"no penalty kept the drop within {max_drop} points on the calibration samples: the program is "
+            f"lossless (trade-off curve in the manifest)"
+        )
+        run = run_pipeline(placed, parse_pipeline("match-rows"), context)
+        return Tuned(finish(run.module), LEVELS[2], run.records, curve, notes)
+    module, records, lambda_ = best[0]
+    return Tuned(module, level_text(LOSSY, lambda_), records, curve, notes)
+
+
+def _search(attempt: Callable[[float], bool]) -> None:
+    """Steps down from ``FIRST`` while the budget holds (up while it does not), then bisects the logarithm."""
+    lambda_ = FIRST
+    good = attempt(lambda_)
+    inside = outside = None
+    while LOWEST < lambda_ < HIGHEST:
+        if good:
+            inside, lambda_ = lambda_, lambda_ / STEP
+        else:
+            outside, lambda_ = lambda_, lambda_ * STEP
+        if inside is not None and outside is not None:
+            break
+        found = attempt(lambda_)
+        if found != good:
+            inside, outside = (lambda_, outside) if found else (inside, lambda_)
+            break
+    if inside is None or outside is None:
+        return
+    for _ in range(REFINEMENTS):
+        middle = float(np.sqrt(inside * outside))
+        if attempt(middle):
+            inside = middle
+        else:
+            outside = middle
+
+
+def _hold(placed: Module, lambda_: float, context: Context) -> tuple[Module, list[PassRecord]]:
+    """Rows matched and codes held at one penalty."""
+    before = len(parse_pipeline(LEVELS[2])) - 1
+    steps = parse_pipeline(level_text(LOSSY, lambda_))[before:]
+    run = run_pipeline(placed, steps, context, Options(verify_each=False, count_each=False))
+    return run.module, run.records
+
+
+def _add_sensitivities(imported: Imported, data: DataSet, context: Context, notes: list[str]) -> None:
+    from xbc.sensitivity.diagonal import data_port, model_sensitivities
+
+    try:
+        port = data_port(imported)
+        x = data.inputs[port.name][:SENSITIVITY_SAMPLES]
+        found = model_sensitivities(imported, x, progress=context.progress, threads=context.threads)
+    except XbcError as error:
+        notes.append(f"all weights count alike, there are no sensitivities: {error}")
+        return
+    context.data |= {SENSITIVITIES: found.layers, "sensitivities_loss": found.loss}
+
+
+def bound_error(placed: Module, max_error: float, context: Context) -> Tuned:
+    """Holds codes so that the root mean square code error of every layer is at most ``max_error`` LSB.
+
+    Each layer has a penalty of its own, adapted over a few rounds; the last one that keeps the bound counts.
+    """
+    natural = count_module(natural_module(placed)).steady.total
+    factors = {layer.name: 1.0 / max_error**2 * 0.05 for layer in placed.layers}
+    curve: list[Point] = []
+    best: tuple[Module, list[PassRecord]] | None = None
+    fewest = 0
+    for _ in range(ERROR_ROUNDS):
+        context.data[GRADES] = {name: uniform(factor) for name, factor in factors.items()}
+        module, records = _hold(placed, 1.0, context)
+        errors = {layer.name: layer_error(layer.at(Programmed)) for layer in module.layers}
+        kept = all(error <= max_error for error in errors.values())
+        writes = count_module(module).steady.total
+        curve.append(Point(1.0, writes, natural / max(writes, 1), rms_code_error(module), None, None, kept))
+        if kept and (best is None or writes < fewest):
+            best, fewest = (module, records), writes
+        for name, error in errors.items():
+            factors[name] *= float(np.clip((max(error, 1e-3) / (0.95 * max_error)) ** 1.5, 0.2, 20.0))
+    if best is None:
+        run = run_pipeline(placed, parse_pipeline("match-rows"), context)
+        note = f"no penalties kept every layer within {max_error} LSB: the program is lossless"
+        return Tuned(finish(run.module), LEVELS[2], run.records, curve, [note])
+    return Tuned(best[0], level_text(LOSSY, 1.0), best[1], curve, [])
+
+
+def layer_error(body: Programmed) -> float:
+    """Root mean square code error of one layer, in LSB."""
+    difference = (body.effective_codes() - body.codes).astype(np.float64)
+    return float(np.sqrt(np.mean(difference**2))) if difference.size else 0.0
+
+
+def rms_code_error(module: Module) -> float:
+    """Root mean square code error over all weights, in LSB."""
+    squares = sum(layer_error(layer.at(Programmed)) ** 2 * layer.weights for layer in module.layers)
+    return float(np.sqrt(squares / max(1, module.weights)))
+

@@ -19,7 +19,7 @@ from xbc.simulate.converters import Coding, InputScale, check_converters
 from xbc.simulate.engine import IntegerEngine
 from xbc.simulate.host import HostSession, Port, Progress, _port
 from xbc.simulate.layer import Extremes, LayerSimulator, Signal
-from xbc.simulate.partition import Partition, input_grid, left_to_host, partition
+from xbc.simulate.partition import Partition, branch_nodes, input_grid, left_to_host, partition
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,17 @@ class CrossbarSession(HostSession):
         self.left: list[tuple[str, str]] = []
         self.histograms: dict[str, Array] = {}
         self.ranges: dict[str, tuple[int, ...]] = {}
-        nodes = {node.name: node for node in host.graph.node}
+        nodes = {node.name: node for node in branch_nodes(host.graph)}
         by_node: dict[str, dict[int, LayerSimulator]] = {}
         weights: dict[str, Array] = {}
         self.layers: dict[str, LayerSimulator] = {}
         for layer in module.layers:
             node = nodes.get(layer.origin.node)
-            reason = "it stands inside a branch of the graph" if node is None else left_to_host(node)
+            reason = (
+                "it stands inside a loop or function body of the graph"
+                if node is None
+                else left_to_host(node)
+            )
             if reason is not None:
                 codes = layer.at(Programmed).effective_codes()
                 weights[layer.origin.tensor] = layer_tensor(layer, codes)

@@ -7,8 +7,8 @@ shape works: branches, residuals, products of two activations (they stay inside 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,22 @@ class Crossbar:
     operands: tuple[str | None, ...]
 
 
-Step = Segment | Crossbar
+@dataclass(eq=False)
+class Branch:
+    """An If whose bodies hold crossbar nodes: each body is cut in its turn."""
+
+    node: onnx.NodeProto
+    condition: str
+    bodies: tuple[Partition, Partition]
+    takes: tuple[str, ...]
+
+    def run(self, values: Mapping[str, Array]) -> list[Array]:
+        """Outputs of the body that the condition chooses."""
+        body = self.bodies[0 if bool(values[self.condition].reshape(-1)[0]) else 1]
+        return body.run(None, {name: values[name] for name in body.inputs})
+
+
+Step = Segment | Crossbar | Branch
 
 
 @dataclass(eq=False)
@@ -57,21 +72,20 @@ class Partition:
         steps: in order.
         constants: values known before any run.
         frees: per step, values not needed after it.
-        inputs, outputs: names.
-        opened: onnxruntime session of the whole host graph, which knows the ports.
+        inputs, outputs: names of what the graph takes (weights are not among them) and gives.
+        ports: onnxruntime session of the whole host graph, which knows their types.
     """
 
     steps: tuple[Step, ...]
     constants: dict[str, Array]
     frees: tuple[tuple[str, ...], ...]
     outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
     ports: ort.InferenceSession
-    hidden: frozenset[str]
-    watch: Callable[[str, int, int], None] | None = field(default=None)
 
     def get_inputs(self) -> list[Any]:
         """The model's inputs (those that take weights are not among them)."""
-        return [p for p in self.ports.get_inputs() if p.name not in self.hidden]
+        return [p for p in self.ports.get_inputs() if p.name in self.inputs]
 
     def get_outputs(self) -> list[Any]:
         """The model's outputs."""
@@ -84,6 +98,8 @@ class Partition:
             if isinstance(step, Segment):
                 got = step.session.run(list(step.gives), {name: values[name] for name in step.takes})
                 values.update(zip(step.gives, got, strict=True))
+            elif isinstance(step, Branch):
+                values.update(zip(step.node.output, step.run(values), strict=True))
             else:
                 operands = [None if name is None else values[name] for name in step.operands]
                 made = run(Call(step.node, step.attrs, operands, step.layers))
@@ -118,20 +134,18 @@ def partition(
     graph = host.graph
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     constants.update(weights)
-    hidden = frozenset(weights) | {
-        node.input[operand] for node in graph.node for operand in layers.get(node.name, {})
-    }
+    on_chip = {node.input[operand] for node in _all_nodes(graph) for operand in layers.get(node.name, {})}
+    inputs = tuple(i.name for i in graph.input if i.name not in on_chip and i.name not in weights)
+    cut = {node.name for node in graph.node if node.name in layers or _holds(node, layers)}
     level: dict[str, int] = {}
     static: set[str] = set(constants)
     groups: dict[int, list[onnx.NodeProto]] = {}
     crossbars: dict[int, list[onnx.NodeProto]] = {}
     folded: list[onnx.NodeProto] = []
     for node in graph.node:
-        takes = [n for n in _reads(node) if n]
-        if node.name in layers:
-            takes = [n for i, n in enumerate(node.input) if n and i not in layers[node.name]]
+        takes = [n for n in _reads(node) if n and n not in on_chip]
         depth = max((level.get(n, 0) for n in takes), default=0)
-        if node.name in layers:
+        if node.name in cut:
             crossbars.setdefault(depth, []).append(node)
             depth += 1
         elif all(n in static for n in takes) and not _random(node):
@@ -160,12 +174,15 @@ def partition(
             if gives:
                 steps.append(types.segment(groups[depth], gives, set(constants)))
         for node in crossbars.get(depth, ()):
-            on_chip = layers[node.name]
-            operands = tuple(None if not n or i in on_chip else n for i, n in enumerate(node.input))
-            steps.append(Crossbar(node, attributes(node), on_chip, operands))
+            if node.name not in layers:
+                steps.append(_branch(node, layers, on_chip, types))
+                continue
+            mine = layers[node.name]
+            operands = tuple(None if not n or i in mine else n for i, n in enumerate(node.input))
+            steps.append(Crossbar(node, attributes(node), mine, operands))
     kept = {name for step in steps for name in _needs(step)} | set(outputs)
     constants = {name: value for name, value in constants.items() if name in kept}
-    return Partition(tuple(steps), constants, _frees(steps, outputs, constants), outputs, types.whole, hidden)
+    return Partition(tuple(steps), constants, _frees(steps, outputs, constants), outputs, inputs, types.whole)
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
@@ -180,6 +197,49 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
             yield from (o.name for o in body.output if o.name and o.name not in inner)
 
 
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Nodes of a graph and of the bodies in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in [attribute.g, *attribute.graphs]:
+                yield from _all_nodes(body)
+
+
+def branch_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Nodes of a graph and of the bodies of its Ifs: those that can be cut out."""
+    for node in graph.node:
+        yield node
+        if node.op_type == "If" and not node.domain:
+            for attribute in node.attribute:
+                yield from branch_nodes(attribute.g)
+
+
+def _holds(node: onnx.NodeProto, layers: Layers) -> bool:
+    """Whether a node is an If with crossbar nodes in its bodies."""
+    if node.op_type != "If" or node.domain:
+        return False
+    return any(child.name in layers for a in node.attribute for child in branch_nodes(a.g))
+
+
+def _branch(node: onnx.NodeProto, layers: Layers, on_chip: set[str], types: _Types) -> Branch:
+    graphs = {a.name: a.g for a in node.attribute}
+    bodies = []
+    for name in ("then_branch", "else_branch"):
+        model = onnx.ModelProto(ir_version=types.host.ir_version)
+        model.opset_import.extend(types.host.opset_import)
+        model.functions.extend(types.host.functions)
+        model.graph.CopyFrom(graphs[name])
+        own = {t.name for t in model.graph.initializer} | {n for x in model.graph.node for n in x.output}
+        reads = dict.fromkeys(n for child in model.graph.node for n in _reads(child))
+        reads |= dict.fromkeys(o.name for o in model.graph.output)
+        model.graph.input.extend(types.value(n) for n in reads if n and n not in own)
+        bodies.append(partition(model, layers, {}, threads=types.threads))
+    first, second = bodies
+    takes = tuple(dict.fromkeys((node.input[0], *first.inputs, *second.inputs)))
+    return Branch(node, node.input[0], (first, second), takes)
+
+
 def _random(node: onnx.NodeProto) -> bool:
     return node.op_type.startswith("Random") or node.op_type in ("Multinomial", "Bernoulli")
 
@@ -190,7 +250,7 @@ def _wanted(
 ) -> dict[int | str, set[str]]:  # fmt: skip
     """Names that are read outside the group that makes them; key ``static``: outside the folded nodes."""
     by_group = {depth: {n for node in nodes for n in _reads(node)} for depth, nodes in groups.items()}
-    by_bars = {n for nodes in crossbars.values() for node in nodes for n in node.input}
+    by_bars = {n for nodes in crossbars.values() for node in nodes for n in _reads(node)}
     out: dict[int | str, set[str]] = {"static": set().union(by_bars, *by_group.values())}
     for depth in groups:
         others = [names for other, names in by_group.items() if other != depth]
@@ -214,7 +274,7 @@ class _Types:
         self.whole = self._session(probe, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
         self.types = {p.name: p.type for p in [*self.whole.get_inputs(), *self.whole.get_outputs()]}
         for tensor in host.graph.initializer:
-            self.types.setdefault(tensor.name, f"#{tensor.data_type}")
+            self.types.setdefault(tensor.name, _NAMES.get(tensor.data_type, "unknown"))
 
     def segment(self, nodes: list[onnx.NodeProto], gives: tuple[str, ...], constants: set[str]) -> Segment:
         """A model of these nodes; small constants stand inside it."""
@@ -229,12 +289,13 @@ class _Types:
         model.graph.name = "segment"
         model.graph.node.extend(nodes)
         model.graph.initializer.extend(inside)
-        model.graph.input.extend(self._value(n) for n in takes)
+        model.graph.input.extend(self.value(n) for n in takes)
         model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in gives)
         session = self._session(model, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
         return Segment(session, takes, gives)
 
-    def _value(self, name: str) -> onnx.ValueInfoProto:
+    def value(self, name: str) -> onnx.ValueInfoProto:
+        """The name with its type, as a graph input."""
         kind = self.types[name]
         inner = kind.removeprefix("tensor(").removesuffix(")")
         if inner not in _ELEMENT:
@@ -271,10 +332,11 @@ _ELEMENT = {
     "uint16": onnx.TensorProto.UINT16, "int32": onnx.TensorProto.INT32, "uint32": onnx.TensorProto.UINT32,
     "int64": onnx.TensorProto.INT64, "uint64": onnx.TensorProto.UINT64, "bool": onnx.TensorProto.BOOL,
 }  # fmt: skip
+_NAMES = {kind: f"tensor({name})" for name, kind in _ELEMENT.items()}
 
 
 def _needs(step: Step) -> tuple[str, ...]:
-    if isinstance(step, Segment):
+    if not isinstance(step, Crossbar):
         return step.takes
     return tuple(n for n in step.operands if n is not None)
 

@@ -413,3 +413,59 @@ def test_calibrated_ranges_come_from_the_set() -> None:
     # sums stay far below 32 rows of ones: the calibrated range resolves them better
     assert session.reports()[0].snr_db > full.reports()[0].snr_db
     assert all(r.conversions > 0 for r in session.reports())
+
+
+def test_crossbars_inside_the_branches_of_an_if(tmp_path: Path) -> None:
+    """Each body is cut in its turn; it takes values from around it and one branch nests another."""
+    n = helper.make_node
+    f = TensorProto.FLOAT
+    weights = {k: rng.standard_normal((8, 8)).astype(np.float32) for k in "abc"} | {"half": np.float32(0.5)}
+    plain = helper.make_graph(
+        [n("MatMul", ["s", "a"], ["t1"], name="inner_a"), n("Relu", ["t1"], ["t2"], name="r")], "then", [],
+        [value("t2", f, None)],
+    )  # fmt: skip
+    deep = helper.make_graph(
+        [n("MatMul", ["s", "b"], ["d"], name="inner_b")], "deep", [], [value("d", f, None)]
+    )
+    flat = helper.make_graph([n("Identity", ["s"], ["e"], name="id")], "flat", [], [value("e", f, None)])
+    nested = helper.make_graph(
+        [
+            n("ReduceMean", ["s"], ["m"], name="mean", keepdims=0), n("Greater", ["m", "half"], ["big"], name="gt"),
+            n("If", ["big"], ["n1"], name="if_inner", then_branch=deep, else_branch=flat),
+            n("Neg", ["n1"], ["n2"], name="neg"),
+        ],
+        "else", [], [value("n2", f, None)],
+    )  # fmt: skip
+    nodes = [
+        n("MatMul", ["x", "c"], ["s"], name="outer"),
+        n("If", ["choose"], ["y0"], name="if", then_branch=plain, else_branch=nested),
+        n("Add", ["y0", "x"], ["y"], name="add"),
+    ]
+    inputs = [value("x", f, [None, 8]), value("choose", TensorProto.BOOL, [])]
+    path = saved(tmp_path, nodes, inputs, ["y"], weights)
+    host, module = compiled(path)
+    assert {layer.origin.node for layer in module.layers} == {"outer", "inner_a", "inner_b"}
+    for choose in (True, False):
+        for sign in (1.0, -1.0):
+            x = sign * np.abs(rng.standard_normal((4, 8))).astype(np.float32)
+            feeds = {"x": x, "choose": np.array(choose)}
+            wanted = onnxruntime_outputs(effective_model(host, module), feeds)
+            got = simulated(host, module, feeds, input_bits=16)
+            assert np.allclose(got[0], wanted[0], atol=2e-3)
+
+
+def test_what_cannot_be_simulated_is_named_and_ideal(tmp_path: Path) -> None:
+    node = helper.make_node(
+        "RNN", ["x", "w", "r"], ["y"], name="n", hidden_size=7, activations=["Affine"], activation_alpha=[0.1],
+        activation_beta=[0.2],
+    )  # fmt: skip
+    weights = {"w": rng.standard_normal((1, 7, 6)), "r": rng.standard_normal((1, 7, 7))}
+    tensors = {k: v.astype(np.float32) for k, v in weights.items()}
+    path = saved(tmp_path, [node], [value("x", TensorProto.FLOAT, [5, 2, 6])], ["y"], tensors)
+    host, module = compiled(path)
+    session = CrossbarSession(host, module)
+    assert [name for name, _ in session.left] == ["n.W", "n.R"]
+    assert "activation Affine of RNN is not simulated" in session.notes[0]
+    feeds = {"x": rng.standard_normal((5, 2, 6)).astype(np.float32)}
+    wanted = onnxruntime_outputs(effective_model(host, module), feeds)
+    assert np.allclose(session._session.run(None, feeds)[0], wanted[0], atol=1e-5)

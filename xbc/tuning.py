@@ -138,6 +138,8 @@ def tune(
     def attempt(lambda_: float) -> bool:
         module, records = _hold(placed, lambda_, context)
         facts = judge(module)
+        if facts["agreement"] is None:
+            raise XbcError("--max-drop needs a classifier: the model's output has one value; use --max-error")
         changed = 1 - facts["agreement"]
         drop = facts["drop"]
         limit = max_drop / 100

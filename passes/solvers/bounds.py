@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from scipy.sparse import csgraph
 
 from ir.arrays import Array
 
@@ -56,17 +57,13 @@ def _one_tree(cost: Any, pi: Any, degree: Any) -> float:
 
 
 @njit(cache=True, nogil=True)
-def held_karp_bound(cost: Any, upper: float, iterations: int, gap: float) -> float:
-    """Lower bound on every open path through ``cost [n, n]``.
+def held_karp_bound(cost: Any, upper: float, iterations: int, gap: float, potentials: Any) -> float:
+    """Lower bound on every open path through ``cost [n, n]``, n > 2.
 
     ``upper``: length of a known path, steers the step size.  Stops after ``iterations`` steps or when the
-    bound is within the share ``gap`` of ``upper``.
+    bound is within the share ``gap`` of ``upper``.  ``potentials [n]`` receives the node weights of the bound.
     """
     n = cost.shape[0]
-    if n < 2:
-        return 0.0
-    if n == 2:
-        return float(cost[0, 1])
     pi = np.zeros(n)
     degree = np.zeros(n, np.int64)
     previous = np.zeros(n, np.int64)
@@ -80,6 +77,7 @@ def held_karp_bound(cost: Any, upper: float, iterations: int, gap: float) -> flo
         if value > best:
             best = value
             since = 0
+            potentials[:] = pi
         else:
             since += 1
             if since >= 5:
@@ -99,4 +97,37 @@ def held_karp_bound(cost: Any, upper: float, iterations: int, gap: float) -> flo
 
 def path_bound(cost: Array, upper: int, iterations: int = 60, gap: float = 0.02) -> int:
     """Integer lower bound on any open path (costs are integers, so the bound rounds up)."""
-    return min(int(upper), int(np.ceil(held_karp_bound(cost, float(upper), iterations, gap) - 1e-6)))
+    if len(cost) < 3:
+        return int(cost[0, -1]) if len(cost) else 0
+    found = held_karp_bound(cost, float(upper), iterations, gap, np.zeros(len(cost)))
+    return min(int(upper), int(np.ceil(found - 1e-6)))
+
+
+def useful_edges(cost: Array, upper: int, iterations: int = 400) -> tuple[int, Array, Array]:
+    """Edges that a path shorter than ``upper`` may use, by reduced costs of the Held-Karp bound.
+
+    Returns: the bound; ``[n, n]`` bool edges; ``[n]`` bool nodes at which such a path may end.  An edge is out
+    when the cheapest 1-tree that contains it is already as long as ``upper``.
+    """
+    n = len(cost)
+    potentials = np.zeros(n)
+    bound = held_karp_bound(cost, float(upper), iterations, 0.0, potentials)
+    reduced = cost + potentials[:, None] + potentials[None, :]
+    tree = csgraph.minimum_spanning_tree(reduced - reduced.min() + 1.0).toarray()
+    widest = np.zeros((n, n))  # longest edge on the tree path between two nodes
+    joined = [0]
+    linked = (tree + tree.T) > 0
+    waiting = [(0, int(k)) for k in np.flatnonzero(linked[0])]
+    while waiting:
+        parent, node = waiting.pop()
+        edge = reduced[parent, node]
+        widest[node, joined] = widest[joined, node] = np.maximum(widest[parent, joined], edge)
+        widest[node, parent] = widest[parent, node] = edge
+        joined.append(node)
+        waiting += [(node, int(k)) for k in np.flatnonzero(linked[node]) if int(k) != parent]
+    room = upper - 1 - bound + 1e-6
+    edges = reduced - widest <= room
+    np.fill_diagonal(edges, False)
+    second = np.partition(potentials, 1)[1]
+    ends = potentials - second <= room
+    return min(int(upper), int(np.ceil(bound - 1e-6))), edges, ends

@@ -8,6 +8,7 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from ir.arrays import Array
+from passes.solvers.bounds import useful_edges
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class Proof:
     optimal: bool
 
 
-def shortest_path(cost: Array, path: Array, bound: int, work: float = 20.0, seconds: float = 60.0) -> Proof:
+def shortest_path(cost: Array, path: Array, bound: int, work: float = 5.0, seconds: float = 60.0) -> Proof:
     """Shortest open path with free ends.
 
     Args:
         cost: ``[n, n]`` symmetric.
-        path: a known path (the hint).
+        path: a known path; a shorter one is looked for among the edges that one could use.
         bound: a known lower bound.
         work: CP-SAT deterministic time, the same on every machine.
         seconds: wall-clock cap.
@@ -33,23 +34,22 @@ def shortest_path(cost: Array, path: Array, bound: int, work: float = 20.0, seco
     length = int(cost[path[:-1], path[1:]].sum(dtype=np.int64))
     if length <= bound or n < 3:
         return Proof(path, length, True)
+    tighter, edges, ends = useful_edges(cost, length)
+    bound = max(bound, tighter)
+    if length <= bound:
+        return Proof(path, length, True)
     model = cp_model.CpModel()
     arcs, terms = [], []
-    after = dict(zip(path[:-1].tolist(), path[1:].tolist(), strict=True))
-    for i in range(n):
-        for j in range(n):
-            if i != j:
-                literal = model.new_bool_var("")
-                arcs.append((i, j, literal))
-                terms.append(int(cost[i, j]) * literal)
-                model.add_hint(literal, after.get(i) == j)
-        for a, b, used in ((n, i, int(path[0]) == i), (i, n, int(path[-1]) == i)):
-            literal = model.new_bool_var("")
-            arcs.append((a, b, literal))
-            model.add_hint(literal, used)
+    for i, j in np.argwhere(edges).tolist():
+        literal = model.new_bool_var("")
+        arcs.append((i, j, literal))
+        terms.append(int(cost[i, j]) * literal)
+    for i in np.flatnonzero(ends).tolist():
+        arcs += [(n, i, model.new_bool_var("")), (i, n, model.new_bool_var(""))]
     model.add_circuit(arcs)
     total = sum(terms)
     model.add(total >= bound)
+    model.add(total <= length - 1)
     model.minimize(total)
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
@@ -57,16 +57,15 @@ def shortest_path(cost: Array, path: Array, bound: int, work: float = 20.0, seco
     solver.parameters.max_deterministic_time = work
     solver.parameters.max_time_in_seconds = seconds
     status = solver.solve(model)
-    proven = max(bound, int(np.ceil(solver.best_objective_bound - 1e-6)))
+    if status == cp_model.INFEASIBLE:
+        return Proof(path, length, True)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return Proof(path, min(proven, length), False)
+        return Proof(path, bound, False)
     following = {a: b for a, b, literal in arcs if solver.boolean_value(literal)}
     order, node = [], following[n]
     while node != n:
         order.append(node)
         node = following[node]
-    found = np.asarray(order)
-    reached = int(cost[found[:-1], found[1:]].sum(dtype=np.int64))
-    if reached > length:
-        found, reached = path, length
-    return Proof(found, min(proven, reached), proven >= reached)
+    reached = int(solver.objective_value)
+    proven = max(bound, int(np.ceil(solver.best_objective_bound - 1e-6)))
+    return Proof(np.asarray(order), min(proven, reached), status == cp_model.OPTIMAL)

@@ -49,8 +49,8 @@ class OrderSections(Pass):
     """Orders the sections of every layer so that few cells change from one load to the next.
 
     A layer of at most ``group`` sections is ordered as a whole, a larger one in groups of sections of like
-    magnitude, whatever their rank.  Each group's path is the nearest neighbour path improved by 2-opt and Or-opt; groups are
-    joined at their nearer ends.  A Held-Karp lower bound tells how far each path is from the shortest; groups
+    magnitude, whatever their rank.  Each group's path is the nearest neighbour path improved by 2-opt and Or-opt;
+    groups are joined at their nearer ends.  A Held-Karp lower bound tells how far each path is from the shortest; groups
     of at most 40 sections are solved by CP-SAT until that is proven.
 
     Options:

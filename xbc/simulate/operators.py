@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from ir.arrays import Array
+from xbc.simulate import fused
 from xbc.simulate.call import Call
 from xbc.simulate.layer import LayerSimulator
 from xbc.simulate.recurrent import run_recurrent
@@ -177,6 +179,51 @@ def _matmul_integer_to_float(call: Call) -> list[Array]:
     return [(y if bias is None else y + bias).astype(np.float32)]
 
 
+# ---- fused by onnxruntime
+
+
+def _fused_conv(call: Call) -> list[Array]:
+    (y,) = _conv(call)
+    summand = call.given(3)
+    return [fused.activate(call, y if summand is None else y + summand)]
+
+
+def _fused_gemm(call: Call) -> list[Array]:
+    return [fused.activate(call, _gemm(call)[0])]
+
+
+def _conv_transpose_dynamic_pads(call: Call) -> list[Array]:
+    attrs = dict(call.attrs)
+    pads = call.given(2)
+    if pads is not None:
+        attrs["pads"] = pads.tolist()
+    return _conv_transpose(replace(call, attrs=attrs, inputs=[call.given(0), None, call.given(3)]))
+
+
+def _qgemm(call: Call) -> list[Array]:
+    layer, right, other = _side(call, 0, 3)
+    x = call.need(other)
+    if call.attrs.get("transA" if right else "transB", 0):
+        x = x.T
+    acc = _matrix_products(call, x, layer, right, int(call.scalar(2 if right else 5)))
+    bias = call.given(6)
+    if bias is not None:
+        acc = acc + bias
+    scale = np.float32(call.attrs.get("alpha", 1.0)) * call.need(1) * call.need(4)
+    if call.given(7) is None:
+        return [(acc * scale.astype(np.float64)).astype(np.float32)]
+    whole = replace(call, inputs=[np.ones(1, np.float32), scale, call.given(7), call.given(8)])
+    return [_requantise(acc, whole, 0, 1, 2, 3, axis=1)]
+
+
+def _dynamic_quantize_matmul(call: Call) -> list[Array]:
+    codes, scale, zero = fused.dynamic_grid(call.need(0))
+    acc = _matrix_products(call, codes, call.layers[1], True, zero)
+    y = acc * (np.float64(scale) * call.need(2).astype(np.float64))
+    bias = call.given(4)
+    return [(y if bias is None else y + bias).astype(np.float32)]
+
+
 # ---- integers back to integers
 
 
@@ -212,6 +259,11 @@ OPERATORS: dict[tuple[str, str], Operator] = {
     ("", "MatMulInteger"): _matmul_integer,
     (MS, "MatMulInteger16"): _matmul_integer,
     (MS, "MatMulIntegerToFloat"): _matmul_integer_to_float,
+    (MS, "FusedConv"): _fused_conv,
+    (MS, "FusedGemm"): _fused_gemm,
+    (MS, "ConvTransposeWithDynamicPads"): _conv_transpose_dynamic_pads,
+    (MS, "QGemm"): _qgemm,
+    (MS, "DynamicQuantizeMatMul"): _dynamic_quantize_matmul,
     ("", "LSTM"): run_recurrent,
     ("", "GRU"): run_recurrent,
     ("", "RNN"): run_recurrent,

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from ir.arrays import Array
 from ir.errors import XbcError
-from xbc.simulate import recurrent
+from xbc.simulate import fused, recurrent
 from xbc.simulate.call import Call, attributes
 from xbc.simulate.layer import LayerSimulator
 from xbc.simulate.operators import OPERATORS, run
@@ -116,7 +116,7 @@ def left_to_host(node: onnx.NodeProto) -> str | None:
         return f"operator {name} has no crossbar simulation"
     if node.op_type in recurrent.GATES:
         return recurrent.unsupported(node.op_type, attributes(node))
-    return None
+    return fused.unsupported(node.op_type, attributes(node))
 
 
 def partition(

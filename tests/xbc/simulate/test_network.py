@@ -147,6 +147,64 @@ def integer_cases() -> dict[str, Any]:
 INTEGER = integer_cases()
 
 
+def fused_cases() -> dict[str, Any]:
+    f, ms = TensorProto.FLOAT, {"domain": "com.microsoft", "name": "n"}
+
+    def weights(*shape: int) -> Any:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    node = helper.make_node
+    u8 = {"xs": np.float32(0.02), "xz": np.uint8(117), "ws": rng.uniform(0.01, 0.1, 7).astype(np.float32)}
+    u8 |= {"w": rng.integers(-64, 64, (40, 7)).astype(np.int8), "wz": np.zeros(7, np.int8)}
+    u8 |= {"c": rng.integers(-900, 900, 7).astype(np.int32)}
+    image = np.random.default_rng(4).standard_normal((2, 4, 6, 5)).astype(np.float32)
+    rows = np.random.default_rng(5).standard_normal((6, 40)).astype(np.float32)
+    integers = np.random.default_rng(6).integers(0, 256, (6, 40)).astype(np.uint8)
+    args = ["x", "xs", "xz", "w", "ws", "wz", "c"]
+    return {
+        "FusedConv": (
+            node("FusedConv", ["x", "w", "b", "z"], ["y"], activation="LeakyRelu", activation_params=[0.1],
+                 pads=[1, 1, 1, 1], kernel_shape=[3, 3], **ms),
+            image, {"w": weights(5, 4, 3, 3), "b": weights(5), "z": weights(2, 5, 6, 5)}, f),
+        "FusedGemm": (
+            node("FusedGemm", ["x", "w", "b"], ["y"], activation="LeakyRelu", activation_alpha=0.2, alpha=0.5, **ms),
+            rows, {"w": weights(40, 7), "b": weights(7)}, f),
+        "ConvTransposeWithDynamicPads": (
+            node("ConvTransposeWithDynamicPads", ["x", "w", "p", "b"], ["y"], strides=[2, 1], **ms),
+            image, {"w": weights(4, 3, 3, 2), "p": np.array([1, 0, 1, 1]), "b": weights(3)}, f),
+        "QGemm-float": (node("QGemm", args, ["y"], alpha=0.5, **ms), integers, u8, f),
+        "QGemm": (
+            node("QGemm", [*args, "ys", "yz"], ["y"], **ms), integers,
+            {**u8, "ys": np.float32(0.7), "yz": np.uint8(120)}, TensorProto.UINT8),
+        "DynamicQuantizeMatMul": (
+            node("DynamicQuantizeMatMul", ["x", "w", "s", "", "c"], ["y"], **ms), rows,
+            {"w": u8["w"], "s": np.array([0.05], np.float32), "c": weights(7)}, f),
+    }  # fmt: skip
+
+
+FUSED = fused_cases()
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_operators_follow_onnxruntime(name: str, tmp_path: Path) -> None:
+    node, x, weights, kind = FUSED[name]
+    graph = helper.make_graph(
+        [node], "g", [value("x", helper.np_dtype_to_tensor_dtype(x.dtype), [None, *x.shape[1:]])],
+        [value("y", kind, [None] * x.ndim)], [numpy_helper.from_array(np.asarray(w), k) for k, w in weights.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    host, module = compiled(path)
+    (wanted,) = onnxruntime_outputs(effective_model(host, module), {"x": x})
+    (got,) = simulated(host, module, {"x": x}, input_bits=16)
+    assert got.dtype == wanted.dtype
+    if kind == TensorProto.UINT8:
+        assert np.array_equal(got, wanted)
+    else:
+        assert np.abs(got - wanted).max() < 2e-4 * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize("target", [BLOCK, GATHER], ids=["block", "gather"])
 @pytest.mark.parametrize("name", INTEGER)
 def test_integer_operators_equal_onnxruntime_element_for_element(

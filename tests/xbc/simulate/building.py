@@ -14,7 +14,7 @@ from ir.stages import UNUSED, Programmed, Quantized, Sectioned, Sliced
 from ir.target import Target
 from passes.encode_signs import encode
 from passes.place import contiguous
-from passes.sections import natural_sections
+from passes.sections import group_width, natural_sections, output_blocks, sections_from_order
 
 Array = Any
 
@@ -34,15 +34,17 @@ def programmed_layer(
     codes: Array, target: Target, encoding: str, *, bits: int, groups: int = 1, seed: int = 0,
     shuffle: bool = False, disturb: float = 0.0, flip: bool = False,
 ) -> Layer:  # fmt: skip
-    """A layer whose rows may be permuted, some stored words changed, some columns complemented."""
+    """A layer whose inputs may be gathered in any order, some words changed, some columns complemented."""
     rng = np.random.default_rng(seed)
     layer = quantized_layer(codes, bits=bits, groups=groups)
     layer = layer.with_body(encode(layer, encoding).lower(Sliced, bits_per_cell=target.bits_per_cell))
     body = natural_sections(layer, target)
-    if shuffle:
-        inputs = body.inputs.copy()
-        for s in range(body.sections):
-            inputs[s] = rng.permutation(inputs[s])
+    if shuffle:  # every block of outputs takes its inputs in an order of its own, rows change places too
+        blocks = output_blocks(codes.shape[0], groups, group_width(layer, target))
+        order = np.stack([rng.permutation(codes.shape[1]) for _ in blocks]).astype(np.int32)
+        cut = "stratified" if seed % 2 else "rank"
+        body = sections_from_order(layer.at(Sliced), blocks, order, target, cut)
+        inputs = np.stack([rng.permutation(row) for row in body.inputs])
         body = body.lower(Sectioned, inputs=inputs)
     module = contiguous(Module("m", target, (layer.with_body(body),)))
     placed = module.layers[0].body

@@ -36,7 +36,7 @@ def cases(draw, exact):  # type: ignore[no-untyped-def]
     codes = rng.integers(low, high, (outputs, inputs), endpoint=True)
     layer = programmed_layer(
         codes, target, encoding, bits=bits, groups=groups, seed=seed, shuffle=draw(st.booleans()),
-        disturb=draw(st.sampled_from([0.0, 0.3])), flip=draw(st.booleans()) and encoding != "driver",
+        disturb=draw(st.sampled_from([0.0, 0.3])), flip=draw(st.booleans()),
     )  # fmt: skip
     signed = draw(st.booleans())
     input_bits = draw(st.integers(2, 8))

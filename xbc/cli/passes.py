@@ -28,7 +28,7 @@ def command(name: str | None, as_json: bool) -> None:
       xbc passes sort-sections
       xbc passes --json
     """
-    from passes.pipeline import LEVELS
+    from passes.pipeline import LEVELS, LOSSY
     from passes.table import PASSES, load_pass
 
     if name is not None:
@@ -48,6 +48,8 @@ def command(name: str | None, as_json: bool) -> None:
     click.echo("\nLevels:")
     for level, text in LEVELS.items():
         click.echo(f"  -O{level}  {text}")
+    click.echo(f"  -O{LOSSY}  level 2 within a loss budget (--data and --max-drop, or --max-error): rows matched to, and")
+    click.echo("       cells held at, nearby codes; ends with reprogram{mode=optimal}")
     click.echo("\nManual page of one: xbc passes NAME")
 
 

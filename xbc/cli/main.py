@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "readback": "xbc.cli.readback:command",
     "resume": "xbc.cli.resume:command",
     "wear": "xbc.cli.wear:command",
+    "report": "xbc.cli.report:command",
     "sensitivity": "xbc.cli.sensitivity:command",
     "rescale": "xbc.cli.rescale:command",
     "update": "xbc.cli.update:command",

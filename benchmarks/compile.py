@@ -77,7 +77,8 @@ def main() -> None:
             slowest = sorted(f["passes"].items(), key=lambda item: -item[1])[:3]
             print(
                 f"{size:>9}: {f['weights'] / 1e6:6.1f} M weights, {f['seconds']:6.1f} s "
-                f"({f['sort_ratio']:.0f}x a sort), {f['reduction']:.1f}x fewer writes, gap {100 * f['gap']:.1f} %, {f['peak_rss_gb']:.2f} GB; "
+                f"({f['sort_ratio']:.0f}x a sort), {f['reduction']:.1f}x fewer writes, "
+                f"gap {100 * f['gap']:.1f} %, {f['peak_rss_gb']:.2f} GB; "
                 + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in slowest),
                 flush=True,
             )

@@ -76,7 +76,8 @@ def main() -> None:
     for name, f in facts.items():
         print(
             f"{name:>7}: {f['loads_per_second']:9.0f} loads/s, "
-            f"{f['loads_per_second'] / slow['loads_per_second']:5.1f}x scipy; writes {f['writes']}, {f['writes'] / slow['writes']:.4f} of scipy's"
+            f"{f['loads_per_second'] / slow['loads_per_second']:5.1f}x scipy; "
+            f"writes {f['writes']}, {f['writes'] / slow['writes']:.4f} of scipy's"
         )
 
 

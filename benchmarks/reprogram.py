@@ -52,7 +52,8 @@ def main() -> None:
     for penalty, f in facts.items():
         print(
             f"lambda {penalty:>5}: {f['weights_per_second'] / 1e6:5.2f} M weights/s, "
-            f"{f['ratio_to_numpy']:6.0f}x numpy, RMS error {f['rms_error']:.2f} LSB, {f['windows_cut_short']} windows cut short"
+            f"{f['ratio_to_numpy']:6.0f}x numpy, "
+            f"RMS error {f['rms_error']:.2f} LSB, {f['windows_cut_short']} windows cut short"
         )
 
 

@@ -1,7 +1,7 @@
 """Format ``neurosim``: per layer a pair of matrices, what stands in the arrays and what stood there before.
 
 The files are those that DNN+NeuroSim V2 (on-chip training) takes as new and old weights to cost an update:
-comma separated, ``%.5f``, values in -1..1 with -1 the lowest and 1 the highest level.  A layer's loads stand
+comma separated, values in -1..1 with -1 the lowest and 1 the highest level.  A layer's loads stand
 below each other, ``rows`` lines each, so that NeuroSim's partition into sub-arrays of ``rows x columns``
 gives
 back the crossbars; set its weight precision to the bits of one cell.
@@ -32,7 +32,7 @@ def write(program: Program, folder: Path, options: Options) -> dict[str, Any]:
     """Writes ``weight<layer>.csv``, ``weightOld<layer>.csv`` of a steady inference and ``NetWork.csv``."""
     target = program.target
     top = 2**target.bits_per_cell - 1
-    words = np.array([f"{2 * level / top - 1:.5f}," for level in range(top + 1)], dtype="S9")
+    words = np.array([f"{2 * level / top - 1:.5g}," for level in range(top + 1)], dtype="S9")
     layer_of = _layer_of(program, options.loads)
     files = CrossbarFiles(folder)
     levels = start_levels(program, "steady")

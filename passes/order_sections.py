@@ -50,8 +50,8 @@ class OrderSections(Pass):
 
     A layer of at most ``group`` sections is ordered as a whole, a larger one in groups of sections of like
     magnitude, whatever their rank.  Each group's path is the nearest neighbour path improved by 2-opt and Or-opt;
-    groups are joined at their nearer ends.  A Held-Karp lower bound tells how far each path is from the shortest; groups
-    of at most 40 sections are solved by CP-SAT until that is proven.
+    groups are joined at their nearer ends.  A Held-Karp lower bound tells how far each path is from the
+    shortest; groups of at most 40 sections are solved by CP-SAT until that is proven.
 
     Options:
         method: ``natural``: as formed; ``rank``: rank by rank, outputs ascending; ``sum``: inside a rank by

@@ -68,9 +68,11 @@ class AnalogEngine:
         if adc:
             self.values, self.noises = values, noise
         else:
-            self.weights = self._fold(values) + self.rest
+            folded = self._fold(values) + self.rest
+            self.error_sums = (folded - self.effective).sum(axis=1)
+            self.weights = folded.astype(np.float32)
             if noise is not None:
-                self.variances = self._fold(noise, square=True)
+                self.variances = self._fold(noise, square=True).astype(np.float32)
 
     @property
     def effective(self) -> Array:
@@ -136,17 +138,16 @@ class AnalogEngine:
         assert self.weights is not None
         outputs, vectors = self.body.shape[0], codes.shape[2]
         reads, offset = phases(coding, self.digital.converters)
-        x = codes.astype(np.float64)
-        y = (self._grouped(self.weights) @ x).reshape(outputs, vectors)
+        x = codes.astype(np.float32)
+        y = (self._grouped(self.weights) @ x).reshape(outputs, vectors).astype(np.float64)
         if offset:  # applied to the cells, taken off again with the codes they should hold
-            error = (self.weights - self.effective).sum(axis=1)
-            y += offset * error[:, None]
+            y += offset * self.error_sums[:, None]
         if self.variances is not None:
             shifted = codes.astype(np.int64) + offset
-            power = np.zeros(x.shape)
+            power = np.zeros(x.shape, np.float32)
             for read in reads:
-                digit = (shifted >> read.shift) & read.top
-                power += float(read.weight) ** 2 * np.square(digit, dtype=np.float64)
+                digit = ((shifted >> read.shift) & read.top).astype(np.float32)
+                power += np.float32(float(read.weight) ** 2) * np.square(digit)
             variance = (self._grouped(self.variances) @ power).reshape(outputs, vectors)
             rng = np.random.default_rng([self.seed, self.calls])
             y += np.sqrt(variance) * rng.standard_normal(y.shape)

@@ -28,44 +28,46 @@ def main() -> None:
     parser.add_argument("--targets", default="gather-128,rram-64")
     arguments = parser.parse_args()
     pipeline = LEVELS[arguments.level] + ",level-wear"
-    print(
-        f"-O{arguments.level} + level-wear, {arguments.crossbars} crossbars; inferences until the worst cell is worn out"
-    )
+    print(f"-O{arguments.level},level-wear on {arguments.crossbars} crossbars; lifetimes in inferences")
     for model in arguments.models:
         for target in arguments.targets.split(","):
+            started = time.perf_counter()
             with tempfile.TemporaryDirectory() as work:
-                started = time.perf_counter()
+                settings = {"crossbars": arguments.crossbars}
                 done = compile_model(
-                    model,
-                    Path(work) / "p.xbc",
-                    target=target,
-                    settings={"crossbars": arguments.crossbars},
-                    pipeline=pipeline,
+                    model, Path(work) / "p.xbc", target=target, settings=settings, pipeline=pipeline
                 )
                 program = Program.open(done.directory)
-                life = program.manifest["provenance"]["facts"]["level-wear"]
-                still, levelled, perfect = (life[f"lifetime_{k}"] for k in ("still", "levelled", "perfect"))
-                print(
-                    f"{model.stem} on {target}: still {still:,.0f}, levelled {levelled:,.0f} ({levelled / still:.1f}x), "
-                    f"perfect {perfect:,.0f}: {life['share_of_perfect']:.1%} of perfect; epochs "
-                    f"{len(life['plan']['epochs'])} x {life['plan']['inferences_per_epoch']:,}, moving writes "
-                    f"{life['moving_writes_share']:.2%}; {time.perf_counter() - started:.0f} s"
-                )
-                curve = batch_curve(program_costs(program), program.target.crossbars)
-                one = curve[0]
-                path = one["critical_path"]
-                print(
-                    f"  one inference {one['latency_ns'] / 1e6:.3g} ms (without overlap {one['lockstep_ns'] / 1e6:.3g} ms), "
-                    f"critical path {path['write_ns'] / one['latency_ns']:.0%} writing, busy "
-                    f"{1 - one['utilisation']['idle']:.0%}"
-                )
-                for point in curve:
-                    print(
-                        f"  batch {point['batch']:>2}: {point['throughput_per_s']:>10,.1f} inferences/s "
-                        f"({point['throughput_per_s'] / one['throughput_per_s']:.2f}x), {point['energy_pj'] / 1e6:.4g} uJ each "
-                        f"({point['energy_pj'] / one['energy_pj']:.3f}x)",
-                        flush=True,
-                    )
+                print_life(program, f"{model.stem} on {target}")
+                print_times(program)
+            print(f"  ({time.perf_counter() - started:.0f} s)", flush=True)
+
+
+def print_life(program: Program, name: str) -> None:
+    life = program.manifest["provenance"]["facts"]["level-wear"]
+    still, levelled, perfect = (life[f"lifetime_{k}"] for k in ("still", "levelled", "perfect"))
+    plan = life["plan"]
+    print(
+        f"{name}: still {still:,.0f}, levelled {levelled:,.0f} ({levelled / still:.1f}x), perfect {perfect:,.0f}: "
+        f"{life['share_of_perfect']:.1%} of perfect; {len(plan['epochs'])} epochs of "
+        f"{plan['inferences_per_epoch']:,} inferences, moving writes {life['moving_writes_share']:.2%}"
+    )
+
+
+def print_times(program: Program) -> None:
+    curve = batch_curve(program_costs(program), program.target.crossbars)
+    one = curve[0]
+    print(
+        f"  one inference {one['latency_ns'] / 1e6:.3g} ms (without overlap {one['lockstep_ns'] / 1e6:.3g} ms), "
+        f"critical path {one['critical_path']['write_ns'] / one['latency_ns']:.0%} writing, busy "
+        f"{1 - one['utilisation']['idle']:.0%}"
+    )
+    for point in curve:
+        rate, energy = point["throughput_per_s"], point["energy_pj"]
+        print(
+            f"  batch {point['batch']:>2}: {rate:>10,.1f} inferences/s ({rate / one['throughput_per_s']:.2f}x), "
+            f"{energy / 1e6:.4g} uJ each ({energy / one['energy_pj']:.3f}x)"
+        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from ir.stages import STAGES
-from passes.pipeline import LEVELS
+from passes.pipeline import LEVELS, LOSSY
 from passes.table import PASSES, load_pass
 from xbc.cli.main import COMMANDS, cli
 from xbc.cli.passes import describe, example, shown_default
@@ -39,6 +39,8 @@ def passes_page() -> str:
         "| level | pipeline |",
         "|---|---|",
         *(f"| `-O{level}` | `{text}` |" for level, text in LEVELS.items()),
+        f"| `-O{LOSSY}` | that of `-O2` with `match-rows` and `reprogram{{mode=optimal}}` at the penalty that the loss "
+        "budget allows |",
         "",
     ]
     for name in PASSES:

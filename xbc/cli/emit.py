@@ -68,5 +68,6 @@ def command(
     console.stdout().print(
         f"[bold]{format_name}[/] ({FORMATS[format_name][1]}): {console.count(facts['loads'])} loads in "
         f"{facts['files']} file(s), {console.quantity(facts['bytes'], 'B')}, "
-        f"{console.seconds(facts['seconds'])} -> {output}"
+        f"{console.seconds(facts['seconds'])} -> {output}",
+        soft_wrap=True,
     )

@@ -1,7 +1,8 @@
 """Simulated crossbar products against plain numpy float32 products of the same shape, one thread.
 
 Every ratio is (median time of the simulation) / (median time of the float product), taken in turns in one
-process.  The float product is the bare matrix product; the simulated convolution includes its im2col.
+process.  Times are processor times: with one thread that is the wall time of an idle machine, and a busy one
+does not distort it.  The float product is the bare matrix product; the simulated convolution includes its im2col.
 
 Cases: ``linear``: 768 -> 3072, batch 197; ``conv``: 3x3x256x256 at 14x14.  Random 8-bit codes (the worst case:
 all slices are dense) and 8-bit unsigned inputs; 1-bit cells on 128 rows; ideal devices.
@@ -64,15 +65,15 @@ def programmed(codes: Any, target: Target) -> Layer:
 
 
 def in_turns(functions: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
-    """Median seconds of each function, all called once per round."""
+    """Median processor seconds of each function, all called once per round."""
     for function in functions.values():
         function()  # compiles and plans
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeat):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = time.process_time()
             function()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.process_time() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -34,6 +34,7 @@ FLIPS_PER_DROP = 6.0
 """Changed predictions allowed per point of drop: on a few hundred samples the drop itself may look good by luck."""
 SENSITIVITY_SAMPLES = 32
 ERROR_ROUNDS = 5
+SETTLING_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -217,29 +218,45 @@ def _add_sensitivities(imported: Imported, data: DataSet, context: Context, note
 def bound_error(placed: Module, max_error: float, context: Context) -> Tuned:
     """Holds codes so that the root mean square code error of every layer is at most ``max_error`` LSB.
 
-    Each layer has a penalty of its own, adapted over a few rounds; the last one that keeps the bound counts.
+    Each layer has a penalty of its own, bisected over ``ERROR_ROUNDS`` rounds.  Then those penalties that kept
+    the bound are used together; layers that leave it all the same, because another one changed what their
+    crossbars held, are made stricter until none does.
     """
     natural = count_module(natural_module(placed)).steady.total
-    factors = {layer.name: 1.0 / max_error**2 * 0.05 for layer in placed.layers}
+    names = [layer.name for layer in placed.layers]
+    factor = dict.fromkeys(names, 0.05 / max_error**2)
+    strict: dict[str, float] = {}
+    loose: dict[str, float] = {}
     curve: list[Point] = []
-    best: tuple[Module, list[PassRecord]] | None = None
-    fewest = 0
-    for _ in range(ERROR_ROUNDS):
-        context.data[GRADES] = {name: uniform(factor) for name, factor in factors.items()}
+    for turn in range(ERROR_ROUNDS + SETTLING_ROUNDS):
+        if turn >= ERROR_ROUNDS:
+            factor = {name: strict.get(name, factor[name] * 4) for name in names}
+        context.data[GRADES] = {name: uniform(value) for name, value in factor.items()}
         module, records = _hold(placed, 1.0, context)
         errors = {layer.name: layer_error(layer.at(Programmed)) for layer in module.layers}
         kept = all(error <= max_error for error in errors.values())
         writes = count_module(module).steady.total
         curve.append(Point(1.0, writes, natural / max(writes, 1), rms_code_error(module), None, None, kept))
-        if kept and (best is None or writes < fewest):
-            best, fewest = (module, records), writes
+        if kept and turn >= ERROR_ROUNDS:
+            return Tuned(module, level_text(LOSSY, 1.0), records, curve, [])
         for name, error in errors.items():
-            factors[name] *= float(np.clip((max(error, 1e-3) / (0.95 * max_error)) ** 1.5, 0.2, 20.0))
-    if best is None:
-        run = run_pipeline(placed, parse_pipeline("match-rows"), context)
-        note = f"no penalties kept every layer within {max_error} LSB: the program is lossless"
-        return Tuned(finish(run.module), LEVELS[2], run.records, curve, [note])
-    return Tuned(best[0], level_text(LOSSY, 1.0), best[1], curve, [])
+            if error <= max_error:
+                strict[name] = min(strict.get(name, factor[name]), factor[name])
+            else:
+                loose[name] = max(loose.get(name, factor[name]), factor[name])
+                if strict.get(name, np.inf) <= loose[name]:
+                    del strict[name]
+        factor = {name: _between(factor[name], loose.get(name), strict.get(name)) for name in names}
+    run = run_pipeline(placed, parse_pipeline("match-rows"), context)
+    note = f"no penalties kept every layer within {max_error} LSB: the program is lossless"
+    return Tuned(finish(run.module), LEVELS[2], run.records, curve, [note])
+
+
+def _between(value: float, loose: float | None, strict: float | None) -> float:
+    """Next penalty to try between one that was too loose and one that kept the bound."""
+    if loose is None:
+        return value / 4
+    return value * 4 if strict is None else float(np.sqrt(loose * strict))
 
 
 def layer_error(body: Programmed) -> float:

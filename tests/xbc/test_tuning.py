@@ -1,0 +1,110 @@
+"""Level 3: budgets are kept, and judged on samples that were not tuned on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ir.errors import XbcError
+from passes.base import Context
+from passes.penalty import grades_of
+from passes.pipeline import parse_pipeline
+from xbc.chip import verify_program
+from xbc.compiler import compile_model
+from xbc.simulate.data import DataSet
+from xbc.tuning import _search, split
+
+MODELS = Path(__file__).parents[2] / "models"
+CNN = MODELS / "digits_cnn.onnx"
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> object:
+    folder = tmp_path_factory.mktemp("o3")
+    with np.load(MODELS / "digits_calib.npz") as data:
+        np.savez(folder / "few.npz", **{name: data[name][:60] for name in data})
+    return compile_model(
+        CNN,
+        folder / "cnn.xbc",
+        level=3,
+        data=folder / "few.npz",
+        report_data=MODELS / "digits_eval.npz",
+        max_drop=2.0,
+    )
+
+
+def test_budget_is_kept_on_the_calibration_samples_and_writes_fall(tuned: object) -> None:
+    summary = tuned.summary  # type: ignore[attr-defined]
+    loss = summary["loss"]
+    accepted = [point for point in loss["curve"] if point["accepted"]]
+    assert accepted
+    assert all(point["drop"] <= 0.02 for point in accepted)
+    assert summary["writes"]["emitted"] == min(point["writes"] for point in accepted)
+    assert summary["writes"]["emitted"] < summary["writes"]["scheduled"] / 2
+    assert loss["samples"] == 597
+    assert loss["calibration_samples"] == 60
+
+
+def test_program_is_sound(tuned: object) -> None:
+    assert verify_program(tuned.directory).ok  # type: ignore[attr-defined]
+
+
+def test_error_bound_holds_for_every_layer(tmp_path: Path) -> None:
+    done = compile_model(CNN, tmp_path / "cnn.xbc", level=3, max_error=0.6)
+    for layer in done.module.layers:
+        error = layer.body.effective_codes() - layer.body.codes  # type: ignore[attr-defined]
+        assert np.sqrt(np.mean(error.astype(float) ** 2)) <= 0.6
+    assert done.summary["writes"]["emitted"] < done.summary["writes"]["scheduled"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"level": 2, "max_drop": 1.0}, "belongs to level 3"),
+        ({"level": 3, "max_drop": 1.0}, "needs --data"),
+        ({"level": 3, "max_error": -1.0}, "must be positive"),
+        ({"level": 3, "max_error": 1.0, "data": "x.npz"}, "exclude each other"),
+        ({"level": 3, "report_data": "x.npz"}, "needs --data"),
+    ],
+)
+def test_contradicting_budgets_are_refused(tmp_path: Path, options: dict[str, object], says: str) -> None:
+    with pytest.raises(XbcError, match=says):
+        compile_model(CNN, tmp_path / "no.xbc", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "no.xbc").exists()
+
+
+def test_halves_share_no_sample() -> None:
+    data = DataSet({"x": np.arange(7)}, np.arange(7))
+    calibrate, report = split(data)
+    assert not set(calibrate.inputs["x"]) & set(report.inputs["x"])
+    assert calibrate.labels is not None
+    assert list(calibrate.labels) == list(calibrate.inputs["x"])
+    with pytest.raises(XbcError, match="1 sample"):
+        split(DataSet({"x": np.zeros(1)}, None))
+
+
+@pytest.mark.parametrize("limit", [1e-9, 0.004, 0.02, 0.1, 0.5, 3.0, 1e9])
+def test_search_ends_and_brackets_the_limit(limit: float) -> None:
+    tried: list[float] = []
+
+    def attempt(value: float) -> bool:
+        tried.append(value)
+        return value >= limit
+
+    _search(attempt)
+    assert len(tried) <= 9
+    inside = [value for value in tried if value >= limit]
+    if 0.002 < limit < 5:
+        assert min(inside) / limit < 3**0.5
+
+
+def test_sensitivities_of_another_model_are_refused() -> None:
+    from xbc.frontend import import_model
+    from xbc.targets import load_target
+
+    module = import_model(CNN, load_target("gather-128")).module
+    module = parse_pipeline("quantize")[0].run(module, Context())
+    with pytest.raises(XbcError, match="xbc sensitivity"):
+        grades_of(module, {layer.name: np.zeros((1, 1), np.float32) for layer in module.layers})

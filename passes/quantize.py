@@ -89,6 +89,11 @@ class Quantize(Pass):
         values = layer.at(Float).values
         view = values if self.granularity == "channel" else values.reshape(1, -1)
         full = self._full_scale(view, top) if shared is None else shared
+        if ((full == 0) & np.any(view != 0, axis=1)).any():
+            raise XbcError(
+                f"quantize: {self.percentile} % of the weights of layer {layer.name!r} (or of one of its outputs) are "
+                f"zero, which would clip all others to zero: raise percentile or use range=max"
+            )
         scale = (full / np.float32(top)).astype(np.float32)
         scale[scale == 0] = 1.0
         codes = np.clip(np.rint(values / scale.reshape(-1, 1)), -top, top)
@@ -128,6 +133,6 @@ def _least_squares_scale(magnitude: Array, peak: Array, top: int) -> Array:
         full = np.maximum(peak * fraction, np.finfo(np.float32).tiny)
         step = (full / np.float32(top))[:, None]
         error = ((np.minimum(np.rint(sample / step), top) * step - sample).astype(np.float64) ** 2).sum(1)
-        better = error < best_error
+        better = (error < best_error) & (peak > 0)
         best[better], best_error[better] = full[better], error[better]
     return best

@@ -28,7 +28,7 @@ def load_pass(name: str) -> type[Pass]:
     """The class of a pass.  Raises XbcError for an unknown name, with the nearest known one."""
     if name not in PASSES:
         near = difflib.get_close_matches(name, PASSES, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise XbcError(f"unknown pass {name!r}{hint} Known passes: {', '.join(PASSES)}")
     module, _, attribute = PASSES[name].partition(":")
     return cast(type[Pass], getattr(importlib.import_module(module), attribute))

@@ -107,7 +107,7 @@ def test_every_dependency_is_pinned_and_explained() -> None:
     for name in requirement_names(project()["dependencies"]) | {
         n for e in extras.values() for n in requirement_names(e)
     }:
-        assert name.lower() in pinned, f"{name} has no exact version in constraints.txt"
+        assert name.lower().replace("_", "-") in pinned, f"{name} has no exact version in constraints.txt"
         assert name in page, f"{name} is not explained in docs/dependencies.md"
 
 

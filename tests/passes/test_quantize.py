@@ -90,7 +90,7 @@ def test_zero_output_among_others(range_):
 def test_percentile_of_a_mostly_zero_layer_is_refused():
     values = np.zeros((2, 100), np.float32)
     values[0, 3] = 0.5
-    with pytest.raises(XbcError, match="'l0'.*range=max"):
+    with pytest.raises(XbcError, match=r"'l0'.*range=max"):
         quantized([values], range="percentile", percentile=90.0)
 
 

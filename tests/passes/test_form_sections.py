@@ -1,0 +1,163 @@
+"""form-sections and sort-sections: every weight placed once; what rank and stratified cuts mean."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ir import UNUSED, Sectioned, XbcError, check_module
+from passes.sections import cut_outputs, output_blocks
+from tests.passes.small import assert_each_weight_once, compiled, module, random_codes, target
+
+FORM = "encode-signs,slice-bits,form-sections"
+
+
+@st.composite
+def layers(draw):
+    """A module of one coded layer on a random small chip."""
+    encoding = draw(st.sampled_from(["driver", "split", "differential", "offset", "twos-complement"]))
+    groups = draw(st.integers(1, 3))
+    share = 1 if encoding == "driver" else draw(st.integers(1, 3))
+    chip = target(
+        rows=draw(st.integers(1, 5)), columns=16, encoding=encoding, outputs_per_section=share,
+        routing=draw(st.sampled_from(["gather", "block"])), bits_per_cell=draw(st.integers(1, 2)),
+    )  # fmt: skip
+    shape = groups * draw(st.integers(1, 4)), draw(st.integers(1, 12))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return module([random_codes(rng, shape, 4)], chip, groups)
+
+
+SORTS = ["", *(f",sort-sections{{by={by},cut={cut}}}" for by in ("magnitude", "value")
+               for cut in ("rank", "stratified", "auto"))]  # fmt: skip
+
+
+@given(given_module=layers(), sort=st.sampled_from(SORTS))
+def test_every_weight_stands_in_one_section(given_module, sort):
+    done = compiled(FORM + sort, given_module)
+    check_module(done)
+    layer = done.layers[0]
+    body = layer.at(Sectioned)
+    assert_each_weight_once(body)
+    per_group = body.shape[0] // layer.origin.groups
+    for s in range(body.sections):
+        used = body.outputs[s][body.outputs[s] >= 0]
+        assert len(set(used // per_group)) == 1, "outputs of two groups share rows"
+        driven = body.inputs[s][body.inputs[s] >= 0]
+        assert len(driven) > 0
+        if done.target.routing == "block":
+            assert len(set(driven // done.target.rows)) == 1, "a section mixes two blocks of inputs"
+
+
+@given(given_module=layers())
+def test_sorting_needs_no_more_sections(given_module):
+    natural = compiled(FORM, given_module).layers[0].at(Sectioned)
+    for cut in ("rank", "stratified"):
+        body = compiled(FORM + f",sort-sections{{cut={cut}}}", given_module).layers[0].at(Sectioned)
+        assert body.sections == natural.sections
+
+
+def test_natural_sections_by_hand():
+    chip = target(rows=2, columns=16, encoding="twos-complement", outputs_per_section=2)
+    body = compiled(FORM, module([np.arange(9).reshape(3, 3)], chip)).layers[0].at(Sectioned)
+    assert body.outputs.tolist() == [[0, 1], [0, 1], [2, UNUSED], [2, UNUSED]]
+    assert body.inputs.tolist() == [[0, 1], [2, UNUSED], [0, 1], [2, UNUSED]]
+    assert body.rank.tolist() == [0, 1, 0, 1]
+
+
+def test_columns_limit_the_outputs_that_share_rows():
+    chip = target(rows=2, columns=20, encoding="twos-complement", outputs_per_section=16)
+    body = compiled(FORM, module([np.ones((5, 2), int)], chip)).layers[0].at(Sectioned)
+    assert body.group_width == 2
+
+
+def test_depthwise_outputs_never_share_rows():
+    chip = target(rows=4, columns=16, encoding="twos-complement", outputs_per_section=2)
+    body = compiled(FORM, module([np.ones((6, 3), int)], chip, groups=6)).layers[0].at(Sectioned)
+    assert body.outputs.tolist() == [[o] for o in range(6)]
+
+
+def test_split_sections_hold_one_sign():
+    chip = target(rows=2, encoding="split")
+    body = compiled(FORM, module([[[5, -1, 2, -3, 4], [1, 2, 3, 4, 5]]], chip)).layers[0].at(Sectioned)
+    table = sorted(zip(body.outputs[:, 0], body.polarity, body.inputs.tolist(), strict=True), key=str)
+    assert sorted((int(o), int(p), i) for o, p, i in table) == [
+        (0, -1, [1, 3]), (0, 1, [0, 2]), (0, 1, [4, UNUSED]),
+        (1, 1, [0, 1]), (1, 1, [2, 3]), (1, 1, [4, UNUSED]),
+    ]  # fmt: skip
+
+
+def sections_of(codes, options, **chip):
+    given_module = module([codes], target(**{"rows": 2, **chip}))
+    body = compiled(f"{FORM},sort-sections{{{options}}}", given_module).layers[0].at(Sectioned)
+    codes = np.asarray(codes)
+    return [codes[o[0], i[i >= 0]].tolist() for o, i in zip(body.outputs, body.inputs, strict=True)]
+
+
+def test_example_of_the_manual():
+    assert sections_of([[3, 200, 7, 180]], "cut=rank") == [[200, 180], [7, 3]]
+    assert sections_of([[3, 200, 7, 180]], "cut=stratified") == [[200, 7], [180, 3]]
+
+
+def test_value_sorts_by_sign_magnitude_does_not():
+    assert sections_of([[3, -200, 7, 180]], "by=value,cut=rank") == [[180, 7], [3, -200]]
+    assert sections_of([[3, -200, 7, 180]], "by=magnitude,cut=rank") == [[-200, 180], [7, 3]]
+
+
+def test_sections_of_one_rank_stand_together():
+    assert sections_of([[1, 2, 3], [6, 5, 4]], "cut=rank") == [[3, 2], [6, 5], [1], [4]]
+    assert sections_of([[1, 2, 3], [6, 5, 4]], "cut=stratified") == [[3, 1], [6, 4], [2], [5]]
+
+
+def test_block_routing_sorts_inside_the_block():
+    assert sections_of([[1, 9, 2, 8]], "cut=rank", routing="block") == [[9, 1], [8, 2]]
+
+
+def test_shared_rows_are_sorted_by_the_sum_of_magnitudes():
+    chip = target(rows=1, columns=16, encoding="twos-complement", outputs_per_section=2)
+    given_module = module([[[1, -9, 3], [1, 2, -9]]], chip)
+    body = compiled(f"{FORM},sort-sections{{cut=rank}}", given_module).layers[0].at(Sectioned)
+    assert body.inputs[:, 0].tolist() == [2, 1, 0]
+
+
+@given(given_module=layers(), seed=st.integers(0, 2**32 - 1))
+def test_rank_and_stratified_hold_their_promise(given_module, seed):
+    for cut in ("rank", "stratified"):
+        body = compiled(f"{FORM},sort-sections{{cut={cut}}}", given_module).layers[0].at(Sectioned)
+        if given_module.target.routing == "block" or body.group_width > 1:
+            continue
+        for o in range(body.shape[0]):
+            for polarity in (-1, 0, 1):
+                mine = np.flatnonzero((body.outputs[:, 0] == o) & (body.polarity == polarity))
+                held = [abs(body.codes[o, body.inputs[s][body.inputs[s] >= 0]]) for s in mine]
+                assert body.rank[mine].tolist() == list(range(len(mine)))
+                if cut == "rank":
+                    flat = np.concatenate(held) if held else np.zeros(0)
+                    assert (np.diff(flat) <= 0).all()
+                    assert all(len(h) == body.rows for h in held[:-1])
+                elif held:
+                    flat = -np.sort(-np.concatenate(held))
+                    for k, h in enumerate(held):
+                        assert h.tolist() == flat[k :: len(held)].tolist()
+
+
+def test_fixed_routing_is_refused():
+    with pytest.raises(XbcError, match=r"fixed routing.*routing=gather"):
+        sections_of([[1, 2]], "", routing="fixed")
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(1, 4),
+    st.sampled_from(["rank", "stratified"]), st.integers(0, 2),
+)  # fmt: skip
+def test_cut_outputs_with_extra_sections(lengths, rows, cut, extra):
+    order = np.tile(np.arange(9, dtype=np.int32), (len(lengths), 1))
+    inputs, source, rank = cut_outputs(order, np.array(lengths), rows, cut, extra)
+    for i, length in enumerate(lengths):
+        mine = inputs[source == i]
+        assert sorted(mine[mine >= 0].tolist()) == list(range(length))
+        assert len(mine) <= min(-(-length // rows) + extra, length) or length == 0
+        assert rank[source == i].tolist() == list(range(len(mine)))
+
+
+def test_output_blocks_by_hand():
+    assert output_blocks(6, 2, 2).tolist() == [[0, 1], [2, UNUSED], [3, 4], [5, UNUSED]]

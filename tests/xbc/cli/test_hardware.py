@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from tests.xbc.cli.conftest import Runner
 from xbc.backend import Program
+from xbc.backend.manifest import render, self_digest
 from xbc.chip.journal import Journal
 from xbc.chip.readback import expected_levels
 from xbc.chip.rest import read_rest
@@ -78,3 +82,61 @@ def test_readback(xbc: Runner, program: Path, data: Path, tmp_path: Path) -> Non
     assert "repair: 72 writes" in text
     assert "outside -1.." in xbc("readback", program, "--levels", "bad.npy", "--load", "9999").sentence
     assert "cannot read" in xbc("readback", program, "--levels", "none.npy").sentence
+
+
+def test_wear_and_report(xbc: Runner, program: Path, data: Path, tmp_path: Path) -> None:
+    facts = xbc("wear", program, "--json").json()
+    assert facts["writes_per_inference"] == Program.open(program).total("steady.writes")
+    assert [row["endurance"] for row in facts["lifetimes"]] == [1e5, 1e6, 1e7, 1e8, 1e9]
+    assert "no plan in the program" in xbc("wear", program).out
+    (tmp_path / "e.json").write_text(xbc("evaluate", program, "--data", data, "--json").out)
+    said = xbc("report", program, "-o", "r.html", "--evaluation", "e.json", "--plots", "plots", "--json")
+    assert said.code == 0, said.err
+    assert said.json()["bytes"] == (tmp_path / "r.html").stat().st_size
+    assert all((tmp_path / path).is_file() for path in said.json()["plots"])
+    both = xbc("report", program, program, "-o", "c.html")
+    assert both.code == 0, both.err
+    assert "belongs to one program" in xbc("report", program, program, "--evaluation", "e.json").sentence
+    assert "at most four" in xbc("report", *[program] * 5).sentence
+
+
+COMMANDS = {
+    "emit": ("emit", "bad", "-f", "csv", "-o", "out"),
+    "resume": ("resume", "bad", "--journal", "j", "-o", "out"),
+    "readback": ("readback", "bad", "--levels", "l.npy"),
+    "wear": ("wear", "bad"),
+    "report": ("report", "bad", "-o", "out.html"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_bad_programs_get_one_sentence(name: str, xbc: Runner, program: Path, tmp_path: Path) -> None:
+    def edited(change: dict[str, object]) -> None:
+        manifest = json.loads((program / "manifest.json").read_text())
+        manifest |= change
+        manifest["self_sha256"] = self_digest(manifest)
+        (tmp_path / "bad" / "manifest.json").write_bytes(render(manifest))
+
+    files = json.loads((program / "manifest.json").read_text())["files"]
+    writes = (program / "writes.parquet").read_bytes()
+    faults = {
+        "missing": (lambda bad: (bad / "loads.parquet").unlink(), "is missing"),
+        "truncated": (lambda bad: (bad / "writes.parquet").write_bytes(writes[:-7]), "bytes instead of"),
+        "damaged": (lambda bad: (bad / "writes.parquet").write_bytes(writes[:-1] + b"x"), "is damaged"),
+        "foreign": (lambda bad: (bad / "extra").write_text(""), "does not belong"),
+        "newer": (lambda bad: edited({"format_version": 9}), "use newer xbc"),
+        "hostile": (
+            lambda bad: edited({"files": {**files, "../evil": files["host.onnx"]}}),
+            "no program has",
+        ),
+        "empty": (lambda bad: shutil.rmtree(bad), "not a directory"),
+    }
+    for fault, (spoil, sentence) in faults.items():
+        shutil.rmtree(tmp_path / "bad", ignore_errors=True)
+        shutil.copytree(program, tmp_path / "bad")
+        spoil(tmp_path / "bad")
+        found = xbc(*COMMANDS[name])
+        assert found.code == 2, (fault, found.err)
+        assert sentence in found.sentence, fault
+        assert not (tmp_path / "out").exists()
+        assert not (tmp_path / "out.html").exists()

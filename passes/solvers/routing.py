@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from ortools.constraint_solver import pywrapcp, routing_enums_pb2
 
@@ -32,13 +34,12 @@ def improve_path(cost: Array, path: Array, solutions: int, seconds: float) -> tu
     parameters.time_limit.FromMilliseconds(max(1, int(seconds * 1000)))
     model.CloseModelWithParameters(parameters)
     first = model.ReadAssignmentFromRoutes([list(range(1, n - 1))], True)
+    started = time.monotonic()
     solution = model.SolveFromAssignmentWithParameters(first, parameters)
+    # the status tells a met solution limit from a local optimum, not which limit was met
+    capped = time.monotonic() - started >= seconds
     if solution is None:
-        return path, False
-    capped = (
-        model.status()
-        == routing_enums_pb2.RoutingSearchStatus.ROUTING_PARTIAL_SUCCESS_LOCAL_OPTIMUM_NOT_REACHED
-    )
+        return path, capped
     order, index = [], model.Start(0)
     while not model.IsEnd(index):
         order.append(manager.IndexToNode(index))
@@ -47,4 +48,4 @@ def improve_path(cost: Array, path: Array, solutions: int, seconds: float) -> tu
     steps = np.asarray(order)
     before = int(along[np.arange(n - 1), np.arange(1, n)].sum())
     after = int(along[steps[:-1], steps[1:]].sum())
-    return (path[steps] if after < before else path), bool(capped)
+    return (path[steps] if after < before else path), capped

@@ -92,7 +92,9 @@ def test_router_keeps_ends_and_never_lengthens():
     points = rng.integers(0, 2, (9, 30))
     cost = (points[:, None] != points[None]).sum(2).astype(np.uint16)
     path = np.arange(9)
-    better, _ = improve_path(cost, path, 50, 10.0)
+    better, capped = improve_path(cost, path, 50, 60.0)
+    assert not capped, "the solution limit is no time cap"
+    assert improve_path(cost, path, 10**9, 0.05)[1], "a search without another limit meets the time cap"
     assert sorted(better.tolist()) == list(range(9))
     assert (better[0], better[-1]) == (0, 8)
     assert path_length(cost, better) < path_length(cost, path)

@@ -1,0 +1,232 @@
+"""match-rows: lossless, minimal against scipy's assignment, closing loads included."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+
+from ir import Placed, XbcError, check_module
+from passes import match_rows
+from passes.base import Context
+from passes.counting import count_module, load_runs
+from passes.manager import finish
+from passes.match_rows import MatchRows, closing_loads
+from passes.solvers.joint import cost_tables
+from passes.solvers.matching import (
+    assign_exact,
+    assign_greedy,
+    digit_mask,
+    match_loads,
+    sort_by,
+    word_distance,
+)
+from tests.passes.small import assert_each_weight_once, codes_body, compiled, module, random_codes, target
+
+PLACE = "encode-signs,slice-bits,form-sections,deal-sections{method=interleaved}"
+
+
+def changes(levels, held):
+    """``[items, places]`` cells that differ between rows of levels."""
+    return (levels[:, None] != held[None]).reshape(len(levels), len(held), -1).sum(2)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    m=st.integers(1, 9),
+    more=st.integers(0, 4),
+    top=st.sampled_from([2, 9, 10**6]),
+)
+def test_assignment_equals_scipy(seed, m, more, top):
+    cost = np.random.default_rng(seed).integers(0, top, (m, m + more)).astype(np.int32)
+    i, j = linear_sum_assignment(cost)
+    for solve in (assign_exact, assign_greedy):
+        if solve is assign_greedy and top > 9:
+            continue
+        place, item = np.full(m, -1), np.full(m + more, -1)
+        solve(cost, m, m + more, place, item)
+        assert len(set(place.tolist())) == m
+        assert [item[p] for p in place] == list(range(m))
+        assert (item >= 0).sum() == m
+        found = cost[np.arange(m), place].sum()
+        assert found == cost[i, j].sum() if solve is assign_exact else found >= cost[i, j].sum()
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 70))
+def test_sort_is_stable(seed, n):
+    key = np.random.default_rng(seed).integers(0, 12, n)
+    order = np.arange(n)
+    sort_by(key, order, n)
+    assert order.tolist() == np.argsort(key, kind="stable").tolist()
+
+
+@given(a=st.integers(0, 2**32 - 1), b=st.integers(0, 2**32 - 1), bits=st.integers(1, 4))
+def test_word_distance_counts_digits(a, b, bits):
+    digits = [(a >> s & (2**bits - 1)) != (b >> s & (2**bits - 1)) for s in range(0, 64, bits)]
+    assert word_distance(np.uint32(a), np.uint32(b), bits, np.uint64(digit_mask(bits))) == sum(digits)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 7), columns=st.integers(1, 6), bits=st.integers(1, 4),
+    loads=st.integers(1, 5), skew=st.booleans(),
+)  # fmt: skip
+def test_every_load_is_a_minimum_assignment(seed, rows, columns, bits, loads, skew):
+    rng = np.random.default_rng(seed)
+    top = min(2 ** (bits * columns), 6 if skew else 2**24)  # few words: many are equal
+    words = rng.integers(0, top, (loads, rows)).astype(np.uint32)
+    counts = rng.integers(1, rows + 1, loads)
+    closing = np.zeros(loads, bool)
+    closing[-1] = loads > 1
+    place = np.zeros((loads, rows), np.int32)
+    state, first = np.zeros((1, rows), np.uint32), np.full((1, rows), -1, np.int64)
+    total = match_loads(
+        np.arange(loads), np.zeros(loads, np.int32), closing, words, counts, bits, np.uint64(digit_mask(bits)),
+        True, 0, 1, state, first, place,
+    )  # fmt: skip
+
+    def digits(w):
+        return (np.asarray(w, np.int64)[:, None] >> np.arange(0, 24, bits)) & (2**bits - 1)
+
+    held, start, written = np.zeros(rows, np.int64), np.full(rows, -1, np.int64), 0
+    for s in range(loads):
+        n = counts[s]
+        cost = changes(digits(words[s, :n]), digits(held))
+        moved = cost.copy()
+        if closing[s]:
+            cost = cost + changes(digits(words[s, :n]), digits(np.maximum(start, 0))) * (start >= 0)
+        spots = place[s, :n]
+        assert len(set(spots.tolist())) == n
+        i, j = linear_sum_assignment(cost)
+        assert cost[np.arange(n), spots].sum() == cost[i, j].sum()
+        written += moved[np.arange(n), spots].sum()
+        held[spots] = words[s, :n]
+        fresh = spots[start[spots] < 0]
+        start[fresh] = held[fresh]
+    assert total == written
+    np.testing.assert_array_equal(state[0], held)
+
+
+def placed(seed, shapes, bits=4, groups=1, mixed=False, **chip):
+    rng = np.random.default_rng(seed)
+    bodies = [codes_body(random_codes(rng, s, bits + (mixed and i % 2)), bits + (mixed and i % 2))
+              for i, s in enumerate(shapes)]  # fmt: skip
+    return compiled(PLACE, module(bodies, target(**chip), groups))
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    encoding=st.sampled_from(["driver", "split", "differential", "offset", "twos-complement"]),
+    share=st.integers(1, 2), bits_per_cell=st.integers(1, 4), crossbars=st.integers(1, 3), mixed=st.booleans(),
+    method=st.sampled_from(["exact", "greedy"]), lambda_=st.sampled_from([0.0, 0.2]),
+)  # fmt: skip
+@settings(max_examples=40)
+def test_lossless_under_every_encoding(
+    seed, encoding, share, bits_per_cell, crossbars, mixed, method, lambda_
+):
+    share = 1 if encoding == "driver" else share
+    given_module = placed(
+        seed, [(4, 7), (2, 5)], mixed=mixed, encoding=encoding, outputs_per_section=share, columns=24,
+        bits_per_cell=bits_per_cell, crossbars=crossbars,
+    )  # fmt: skip
+    done = MatchRows(method=method, lambda_=lambda_).run(given_module, Context(threads=2))
+    check_module(done)
+    for before, after in zip(finish(given_module).layers, finish(done).layers, strict=True):
+        np.testing.assert_array_equal(after.body.effective_codes(), before.body.effective_codes())
+        np.testing.assert_array_equal(after.body.effective_codes(), before.body.codes)
+        assert_each_weight_once(after.body)
+        np.testing.assert_array_equal(after.body.outputs, before.body.outputs)
+        for a, b in zip(after.body.inputs, before.body.inputs, strict=True):
+            assert sorted(a) == sorted(b)
+    again = MatchRows(method=method, lambda_=lambda_).run(given_module, Context(threads=1))
+    assert again == done, "the result depends on the number of threads"
+
+
+def replay(body):
+    """Cells that change at each load of a single crossbar, from blank cells, by plain loops."""
+    held, out = {}, []
+    levels = body.cells.levels(body.wanted_words())
+    for s in np.argsort(body.step):
+        out.append(0)
+        for r in range(body.rows):
+            for g in range(body.group_width):
+                if body.inputs[s, r] < 0 or body.outputs[s, g] < 0:
+                    continue
+                for d, level in enumerate(levels[s, r, g].tolist()):
+                    out[-1] += level != held.get((r, g, d), 0)
+                    held[r, g, d] = level
+    return out
+
+
+@given(seed=st.integers(0, 2**32 - 1), share=st.integers(1, 2), bits=st.integers(1, 4))
+@settings(max_examples=40)
+def test_no_load_of_driven_rows_writes_more_than_before(seed, share, bits):
+    """But for the last one, which looks at the first one of the next inference too."""
+    given_module = placed(
+        seed, [(6, 8)], bits_per_cell=bits, encoding="twos-complement", outputs_per_section=share, columns=12
+    )
+    done = MatchRows().run(given_module, Context())
+    before, after = (replay(m.layers[0].at(Placed)) for m in (given_module, done))
+    assert all(a <= b for a, b in zip(after[:-1], before[:-1], strict=True))
+
+
+@given(seed=st.integers(0, 2**32 - 1), bits=st.integers(1, 4))
+@settings(max_examples=40)
+def test_two_loads_are_optimal_together(seed, bits):
+    given_module = placed(seed, [(2, 4)], bits_per_cell=bits)
+    done = MatchRows().run(given_module, Context())
+    assert count_module(done).steady.total <= count_module(given_module).steady.total
+
+
+@pytest.mark.parametrize(
+    "chip", [{}, {"encoding": "twos-complement", "outputs_per_section": 2, "columns": 12}]
+)
+def test_saves_writes_and_greedy_is_close(chip):
+    given_module = placed(3, [(40, 64)], rows=16, **chip)
+    natural, exact, greedy = (
+        count_module(m).steady.total
+        for m in (given_module, MatchRows().run(given_module, Context()),
+                  MatchRows(method="greedy").run(given_module, Context()))
+    )  # fmt: skip
+    assert exact < 0.9 * natural
+    assert greedy < 1.05 * exact
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_words_and_vectors_agree(monkeypatch, bits):
+    """Two loads are matched optimally together, so both paths must reach the same count."""
+    for seed in range(10):
+        given_module = placed(seed, [(2, 4)], bits_per_cell=bits)
+        words = count_module(MatchRows().run(given_module, Context())).steady.total
+        with monkeypatch.context() as patch:
+            patch.setattr(match_rows, "_words", match_rows._vectors)
+            assert count_module(MatchRows().run(given_module, Context())).steady.total == words
+
+
+def test_closing_loads_by_hand():
+    given_module = placed(0, [(3, 4), (1, 4)], crossbars=2)
+    # l0: sections 0, 2 on crossbar 0, section 1 on crossbar 1; l1: crossbar 0
+    pairs = [(layer, layer.at(Placed)) for layer in given_module.layers]
+    closing = closing_loads(pairs, list(load_runs(pairs)))
+    assert [c.tolist() for c in closing] == [[False, False, False], [True]]
+
+
+@pytest.mark.parametrize(("width", "bits"), [(3, 1), (4, 2), (3, 3)])
+def test_joint_cost_tables_by_enumeration(width, bits):
+    states, weight, up, down = 1 << width, 0.13, 1.0, 0.7
+    values = np.arange(states, dtype=np.float32)
+    cost, best = np.zeros((states, states), np.int32), np.zeros((states, states), np.uint8)
+    cost_tables(weight, width, bits, up, down, values, cost, best)
+    digits = (np.arange(states)[:, None] >> np.arange(0, width, bits)) & (2**bits - 1)
+    writes = (digits[:, None] < digits[None]).sum(2) * up + (digits[:, None] > digits[None]).sum(2) * down
+    for u in range(states):
+        for w in range(states):
+            options = writes[u] + weight * (values - w) ** 2
+            assert cost[u, w] == pytest.approx(options.min() * 4096, abs=1)
+            assert options[best[u, w]] == pytest.approx(options.min())
+
+
+def test_refusals():
+    with pytest.raises(XbcError, match="fixed routing"):
+        MatchRows().run(placed(0, [(2, 4)], routing="fixed"), Context())
+    with pytest.raises(XbcError, match=r"lambda = -1 must not be negative"):
+        MatchRows(lambda_=-1)

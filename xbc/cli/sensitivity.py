@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from xbc.cli import console
-from xbc.cli.options import json_option, limit_option, quiet_option, threads_option
+from xbc.cli.options import json_option, limit_option, quiet_option, seed_option, threads_option
 
 
 @click.command("sensitivity")
@@ -30,15 +30,24 @@ from xbc.cli.options import json_option, limit_option, quiet_option, threads_opt
     help="cross-entropy: its exact curvature in the logits; empirical: squared gradient with the labels; "
     "squared: half the squared error of the outputs.",
 )
+@click.option(
+    "--method",
+    type=click.Choice(["gradient", "recursion"]),
+    default="gradient",
+    show_default=True,
+    help="gradient: mean square of the gradient of labels drawn from the model's output; recursion: SWIM's, "
+    "curvature carried back as if positions and branches were independent.",
+)
+@seed_option
 @limit_option
 @threads_option
 @json_option
 @quiet_option
 def command(
-    model: Path, data: Path, output: Path | None, loss: str, limit: int | None, threads: int, as_json: bool,
-    quiet: bool,
+    model: Path, data: Path, output: Path | None, loss: str, method: str, seed: int, limit: int | None,
+    threads: int, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Diagonal second derivative of the loss in every crossbar weight (SWIM, arXiv 2202.08395).
+    """Diagonal second derivative of the loss in every crossbar weight (after SWIM, arXiv 2202.08395).
 
     One forward and one backward pass over the set. The file holds one float32 array [outputs, inputs] per
     layer, named after the layer, and the digest of the model; 'xbc compile --sensitivities' hands it to the
@@ -68,7 +77,7 @@ def command(
     labels = None if sets.labels is None else sets.labels[:limit]
     with console.progress_bars(quiet) as progress:
         found = model_sensitivities(
-            imported, x, labels, loss=loss, progress=progress, threads=threads  # type: ignore[arg-type]
+            imported, x, labels, loss=loss, method=method, seed=seed, progress=progress, threads=threads  # type: ignore[arg-type]
         )  # fmt: skip
     save_sensitivities(found, path)
     facts = {
@@ -76,6 +85,7 @@ def command(
         "output": str(path),
         "samples": found.samples,
         "loss": found.loss,
+        "method": found.method,
         "layers": [
             {
                 "name": layer.name,

@@ -1,8 +1,12 @@
-"""The diagonal second derivative of the loss in every crossbar weight (SWIM, arXiv 2202.08395).
+"""The diagonal second derivative of the loss in every crossbar weight.
 
-One forward pass by onnxruntime with its intermediate values kept, one backward pass of the recursion in
-``rules``.  Sensitivities are averages over samples, of ``d2 loss / d weight2`` with the weight in the
-model's own units (not codes).
+One forward pass by onnxruntime with its intermediate values kept, one backward pass with the rules of ``rules``:
+of the curvature (``recursion``: SWIM, arXiv 2202.08395) or of the gradient, squared sample by sample
+(``gradient``).  The mean square of the gradient of labels drawn from the model's own output is the Gauss-Newton
+diagonal, without the recursion's assumption that positions, branches and outputs are independent.
+
+Sensitivities are averages over samples, of ``d2 loss / d weight2`` with the weight in the model's own units (not
+codes).
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from xbc.sensitivity.rules import Rule, Step, rules, unbroadcast
 from xbc.simulate.host import Port
 
 Loss = Literal["cross-entropy", "empirical", "squared"]
+Method = Literal["recursion", "gradient"]
 BUDGET_BYTES = 512 << 20
 """Intermediate values of one batch that are kept at a time (at least one sample is)."""
 
@@ -39,12 +44,14 @@ class Sensitivities:
         model_sha256: of the ONNX file they belong to.
         samples: how many samples they average.
         loss: which loss.
+        method: how they were found.
     """
 
     layers: dict[str, F32]
     model_sha256: str
     samples: int
     loss: str
+    method: str = "gradient"
 
 
 def seed_curvature(logits: Array, labels: Array | None, loss: Loss) -> Array:
@@ -64,12 +71,29 @@ def seed_curvature(logits: Array, labels: Array | None, loss: Loss) -> Array:
     return np.asarray((q * q).astype(np.float32))
 
 
+def seed_gradient(logits: Array, labels: Array | None, loss: Loss, rng: np.random.Generator) -> Array:
+    """A gradient in the logits ``[batch, classes]`` whose mean square is the curvature of the loss.
+
+    ``cross-entropy``: q - onehot(label) with a label drawn from q; ``empirical``: with the given one;
+    ``squared``: random signs.
+    """
+    if loss == "squared":
+        return rng.choice(np.array([-1, 1], np.float32), logits.shape)
+    q = special.softmax(logits.astype(np.float64), axis=1)
+    if loss == "cross-entropy":
+        labels = (np.cumsum(q, axis=1) < rng.random((len(q), 1))).sum(axis=1).clip(max=q.shape[1] - 1)
+    q[np.arange(len(q)), labels] -= 1
+    return np.asarray(q.astype(np.float32))
+
+
 def model_sensitivities(
     model: Imported,
     x: Array,
     labels: Array | None = None,
     *,
     loss: Loss = "cross-entropy",
+    method: Method = "gradient",
+    seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
     threads: int = 0,
 ) -> Sensitivities:
@@ -78,18 +102,21 @@ def model_sensitivities(
     Args:
         x: ``[samples, ...]`` inputs of the model's one data input.
         labels: ``[samples]`` class indices; needed by ``empirical``, checked whenever given.
+        method: ``recursion`` carries the curvature back, ``gradient`` squares the gradient of each sample.
+        seed: of the labels that ``gradient`` draws.
         threads: of onnxruntime, 0: its own choice.
     Memory: the sensitivities, the weights, and the intermediate values of one batch (``BUDGET_BYTES``).
     Raises: XbcError for inputs or labels that do not fit the model, or an operator without a rule.
     """
-    engine = _Engine(model, loss, threads)
+    engine = _Engine(model, loss, threads, method, seed)
     engine.check_inputs(x, labels)
     totals = {layer.name: np.zeros(layer.origin.layout.shape, np.float64) for layer in model.module.layers}
     done = 0
     for part in engine.batches(x):
         found = engine.run(x[part], None if labels is None else labels[part])
         for layer in model.module.layers:
-            totals[layer.name] += found[layer.origin.tensor]
+            values = found[layer.origin.tensor]
+            totals[layer.name] += np.square(values) if method == "gradient" else values
         done = part.stop
         if progress:
             progress("sensitivity", done, len(x))
@@ -97,7 +124,7 @@ def model_sensitivities(
         layer.name: layer.origin.layout.to_matrix((totals.pop(layer.name) / len(x)).astype(np.float32))
         for layer in model.module.layers
     }
-    return Sensitivities(layers, model.module.host.model_sha256, len(x), loss)
+    return Sensitivities(layers, model.module.host.model_sha256, len(x), loss, method)
 
 
 def data_port(model: Imported) -> Port:
@@ -114,8 +141,10 @@ def data_port(model: Imported) -> Port:
 class _Engine:
     """A host graph with the values that the backward pass reads as extra outputs."""
 
-    def __init__(self, model: Imported, loss: Loss, threads: int) -> None:
+    def __init__(self, model: Imported, loss: Loss, threads: int, method: Method, seed: int) -> None:
         self.loss = loss
+        self.power = 1 if method == "gradient" else 2
+        self.rng = np.random.default_rng(seed)
         self.graph = model.host.graph
         self.weights = module_tensors(model.module)
         self.opset = max(
@@ -157,6 +186,11 @@ class _Engine:
             )
         if not len(x):
             raise XbcError("sensitivity: the data holds no samples")
+        if self.power == 1 and shape[0] and shape[0] > 1:
+            raise XbcError(
+                f"sensitivity: method=gradient needs one sample at a time, the model takes {shape[0]}: give it a free "
+                f"batch axis or use method=recursion"
+            )
         if shape[0] and len(x) % shape[0]:
             raise XbcError(
                 f"sensitivity: the model takes batches of {shape[0]}, the data holds {len(x)} samples"
@@ -173,7 +207,7 @@ class _Engine:
 
     def batches(self, x: Array) -> Iterator[slice]:
         """Parts of the data whose intermediate values fit the budget."""
-        size = self.input.shape[0] or 0
+        size = self.input.shape[0] or (1 if self.power == 1 else 0)  # gradients are squared one by one
         if not size:
             once = self.forward(x[:1])
             size = max(1, min(64, BUDGET_BYTES // max(1, sum(v.nbytes for v in once.values()))))
@@ -206,7 +240,11 @@ class _Engine:
                 raise XbcError(
                     f"sensitivity: label {labels[bad][0]} is out of range, the model has {classes} classes"
                 )
-        curvature: dict[str, Array] = {self.plan.logits: seed_curvature(logits, labels, self.loss)}
+        if self.power == 1:
+            seed = seed_gradient(logits, labels, self.loss, self.rng)
+        else:
+            seed = seed_curvature(logits, labels, self.loss)
+        curvature: dict[str, Array] = {self.plan.logits: seed}
         for step in self.plan.steps:
             if isinstance(step, Region):
                 self._region(step, values, curvature)
@@ -223,6 +261,7 @@ class _Engine:
             curvature=[curvature.get(name) for name in node.output if name],
             wanted=[name in self.plan.active for name in node.input],
             opset=self.opset,
+            power=self.power,
         )
 
     def _node(self, at: int, values: dict[str, Array], curvature: dict[str, Array]) -> None:
@@ -249,7 +288,8 @@ class _Engine:
                 if name in slopes:
                     total = total + part * slopes[name]
             slopes[step.node.output[0]] = np.asarray(total, np.float32)
-        found = s * np.square(slopes[region.result])
+        slope = slopes[region.result]
+        found = s * (np.square(slope) if self.power == 2 else slope)
         _add(curvature, region.source, unbroadcast(np.asarray(found), values[region.source].shape))
 
 

@@ -138,7 +138,7 @@ def _elementwise(step: Step) -> Result:
     out: list[Array | None] = [None] * len(step.inputs)
     for i, slope in enumerate(slopes):
         if i < len(step.inputs) and step.wanted[i]:
-            out[i] = unbroadcast(step.s * np.square(slope), step.value(i).shape)
+            out[i] = unbroadcast(step.s * step.raised(slope), step.value(i).shape)
     return out
 
 
@@ -149,11 +149,11 @@ def _quantize(step: Step) -> Result:
     kind = np.iinfo(step.outputs[0].dtype)
     level = x / scale + (0 if zero is None else along(step, zero.astype(np.float32)))
     inside = (level >= kind.min - 0.5) & (level <= kind.max + 0.5)
-    return [step.s * inside / np.square(scale)]
+    return [step.s * inside / step.raised(scale)]
 
 
 def _dequantize(step: Step) -> Result:
-    return [step.s * np.square(along(step, step.value(1)).astype(np.float32))]
+    return [step.s * step.raised(along(step, step.value(1)).astype(np.float32))]
 
 
 def along(step: Step, parameter: Array) -> Array:

@@ -6,7 +6,7 @@ positions (pixels, tokens) at which one weight is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
 from typing import Final
 
@@ -23,27 +23,28 @@ def _matmul(step: Step) -> Result:
         lifted_a = a[None, :] if a.ndim == 1 else a
         lifted_b = b[:, None] if b.ndim == 1 else b
         lifted = s.reshape(np.matmul(lifted_a, lifted_b).shape)
-        left, right = _square_products(lifted_a, lifted_b, lifted, step.wanted)
+        left, right = _products(step, lifted_a, lifted_b, lifted)
         return [
             None if left is None else left.reshape(a.shape),
             None if right is None else right.reshape(b.shape),
         ]
-    return _square_products(a, b, s, step.wanted)
+    return _products(step, a, b, s)
 
 
-def _square_products(a: Array, b: Array, s: Array, want: Sequence[bool]) -> list[Array | None]:
+def _products(step: Step, a: Array, b: Array, s: Array) -> list[Array | None]:
+    want, raised = step.wanted, step.raised
     out: list[Array | None] = [None, None]
     if b.ndim == 2:  # one matrix for all positions: two big products
         flat = s.reshape(-1, s.shape[-1])
         if want[0]:
-            out[0] = (flat @ np.square(b).T).reshape(a.shape)
+            out[0] = (flat @ raised(b).T).reshape(a.shape)
         if want[1]:
-            out[1] = np.square(a.reshape(-1, a.shape[-1])).T @ flat
+            out[1] = raised(a.reshape(-1, a.shape[-1])).T @ flat
         return out
     if want[0]:
-        out[0] = unbroadcast(np.matmul(s, np.square(b).swapaxes(-1, -2)), a.shape)
+        out[0] = unbroadcast(np.matmul(s, raised(b).swapaxes(-1, -2)), a.shape)
     if want[1]:
-        out[1] = unbroadcast(np.matmul(np.square(a).swapaxes(-1, -2), s), b.shape)
+        out[1] = unbroadcast(np.matmul(raised(a).swapaxes(-1, -2), s), b.shape)
     return out
 
 
@@ -51,8 +52,8 @@ def _gemm(step: Step) -> Result:
     a, b, s = step.value(0), step.value(1), step.s
     alpha, beta = step.attribute("alpha", 1.0), step.attribute("beta", 1.0)
     flip_a, flip_b = bool(step.attribute("transA", 0)), bool(step.attribute("transB", 0))
-    left, right = _square_products(
-        a.T if flip_a else a, b.T if flip_b else b, s * np.float32(alpha**2), step.wanted
+    left, right = _products(
+        step, a.T if flip_a else a, b.T if flip_b else b, s * np.float32(alpha**step.power)
     )
     out: list[Array | None] = [
         left.T if left is not None and flip_a else left,
@@ -61,7 +62,9 @@ def _gemm(step: Step) -> Result:
     if len(step.inputs) > 2:
         c = step.inputs[2]
         out.append(
-            unbroadcast(s * np.float32(beta**2), c.shape) if step.wanted[2] and c is not None else None
+            unbroadcast(s * np.float32(beta**step.power), c.shape)
+            if step.wanted[2] and c is not None
+            else None
         )
     return out
 
@@ -127,9 +130,9 @@ def _conv(step: Step) -> Result:
     window = Window(step, weight.shape[2:])
     positions = int(np.prod(window.out))
     sz = s.reshape(batch, groups, outputs // groups, positions)
-    w2 = np.square(weight).reshape(groups, outputs // groups, channels // groups, -1)
+    w2 = step.raised(weight).reshape(groups, outputs // groups, channels // groups, -1)
     s_weight = np.zeros(w2.shape, np.float32)
-    squares = window.padded(np.square(x)) if step.wanted[1] else None
+    squares = window.padded(step.raised(x)) if step.wanted[1] else None
     s_x = np.zeros(window.padded_shape(x.shape), np.float32) if step.wanted[0] else None
     for at, where in enumerate(window.offsets()):
         if squares is not None:
@@ -158,8 +161,8 @@ def _einsum(step: Step) -> Result:
     result = equation.split("->")[1]
     a, b, s = step.value(0), step.value(1), step.s
     return [
-        _contract(result, s, right, np.square(b), left, a.shape) if step.wanted[0] else None,
-        _contract(result, s, left, np.square(a), right, b.shape) if step.wanted[1] else None,
+        _contract(result, s, right, step.raised(b), left, a.shape) if step.wanted[0] else None,
+        _contract(result, s, left, step.raised(a), right, b.shape) if step.wanted[1] else None,
     ]
 
 

@@ -32,7 +32,7 @@ def _average_pool(step: Step) -> Result:
     count = np.zeros((1, 1, *window.out), np.float32)
     for where in window.offsets():
         count += counted[where]
-    share = step.s / np.square(count)
+    share = step.s / step.raised(count)
     out = np.zeros(window.padded_shape(x.shape), np.float32)
     for where in window.offsets():
         out[where] += share
@@ -42,7 +42,7 @@ def _average_pool(step: Step) -> Result:
 def _global_average_pool(step: Step) -> Result:
     x = step.value(0)
     pixels = float(np.prod(x.shape[2:]))
-    return [np.broadcast_to(step.s / np.float32(pixels**2), x.shape)]
+    return [np.broadcast_to(step.s / np.float32(pixels**step.power), x.shape)]
 
 
 def _global_max_pool(step: Step) -> Result:
@@ -65,7 +65,7 @@ def _reduce(step: Step) -> Result:
     keep = [1 if i in axes else n for i, n in enumerate(x.shape)]
     share = np.float32(1)
     if step.node.op_type == "ReduceMean":
-        share = np.float32(1 / np.prod([float(x.shape[a]) for a in axes]) ** 2)
+        share = np.float32(1 / np.prod([float(x.shape[a]) for a in axes]) ** step.power)
     return [np.broadcast_to(step.s.reshape(keep) * share, x.shape)]
 
 

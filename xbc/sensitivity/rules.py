@@ -3,7 +3,9 @@
 A rule carries the diagonal curvature backwards through one node: for ``y = f(x)`` and ``S_y`` (the diagonal
 second derivative of the loss in ``y``) it gives
 
-    S_x[j] = sum_i (dy_i / dx_j)**2 * S_y[i].
+    S_x[j] = sum_i (dy_i / dx_j)**2 * S_y[i]            (power 2)
+
+or, with the same code, the gradient: the sum of ``dy_i / dx_j * G_y[i]`` (power 1).
 
 Every rule computes that sum exactly.  What the recursion as a whole leaves out is the curvature of ``f``
 itself (``d2y/dx2`` times the gradient: zero for ReLU, dropped for others, as in the Gauss-Newton matrix)
@@ -34,6 +36,7 @@ class Step:
         curvature: ``S`` of each output; None where nothing that matters depends on it.
         wanted: per input, whether its ``S`` is needed.
         opset: version of the default domain.
+        power: 2 for the diagonal curvature, 1 for the gradient.
     """
 
     node: onnx.NodeProto
@@ -42,6 +45,7 @@ class Step:
     curvature: Sequence[Array | None]
     wanted: Sequence[bool]
     opset: int
+    power: int = 2
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Value of an attribute of the node."""
@@ -50,6 +54,10 @@ class Step:
                 value = helper.get_attribute_value(attribute)
                 return value.decode() if isinstance(value, bytes) else value
         return default
+
+    def raised(self, slope: Array) -> Array:
+        """A derivative, squared when it is curvature that goes back."""
+        return np.square(slope) if self.power == 2 else slope
 
     def value(self, index: int) -> Array:
         """Value of an input that must be there."""

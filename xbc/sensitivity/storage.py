@@ -18,6 +18,8 @@ from xbc.sensitivity.diagonal import Sensitivities
 SHA: Final = "__model_sha256__"
 SAMPLES: Final = "__samples__"
 LOSS: Final = "__loss__"
+METHOD: Final = "__method__"
+META: Final = (SHA, SAMPLES, LOSS, METHOD)
 
 
 def save_sensitivities(sensitivities: Sensitivities, path: str | os.PathLike[str]) -> None:
@@ -27,6 +29,7 @@ def save_sensitivities(sensitivities: Sensitivities, path: str | os.PathLike[str
         SHA: np.array(sensitivities.model_sha256),
         SAMPLES: np.array(sensitivities.samples),
         LOSS: np.array(sensitivities.loss),
+        METHOD: np.array(sensitivities.method),
     }
     half = path.with_name(path.name + ".part")
     try:
@@ -52,20 +55,20 @@ def load_sensitivities(path: str | os.PathLike[str], module: Module) -> Sensitiv
             f"{path}: cannot be read as sens.npz ({error}); make one with xbc sensitivity"
         ) from None
     with archive:
-        sha, samples, loss = (_scalar(archive, name, str(path)) for name in (SHA, SAMPLES, LOSS))
+        sha, samples, loss, method = (_scalar(archive, name, str(path)) for name in META)
         if sha != module.host.model_sha256:
             raise XbcError(
                 f"{who}: it was made for a model with SHA-256 {sha[:12]}..., this one has "
                 f"{module.host.model_sha256[:12]}...; run xbc sensitivity on this model"
             )
-        names = {name.removesuffix(".npy") for name in archive.namelist()} - {SHA, SAMPLES, LOSS}
+        names = {name.removesuffix(".npy") for name in archive.namelist()} - set(META)
         wanted = {layer.name for layer in module.layers}
         if names != wanted:
             odd = sorted(names ^ wanted)[0]
             there = "has no" if odd in wanted else "has an unknown"
             raise XbcError(f"{who}: it {there} layer {odd!r}; run xbc sensitivity on this model")
         layers = {layer.name: _layer(archive, layer.name, layer.body.shape, who) for layer in module.layers}
-    return Sensitivities(layers, sha, int(samples), loss)
+    return Sensitivities(layers, sha, int(samples), loss, method)
 
 
 def _header(archive: zipfile.ZipFile, name: str, path: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:

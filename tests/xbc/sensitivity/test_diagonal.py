@@ -11,11 +11,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ir.errors import XbcError
 from xbc.frontend import import_model, module_tensors
-from xbc.sensitivity import load_sensitivities, model_sensitivities, save_sensitivities
+from xbc.sensitivity import load_sensitivities, save_sensitivities
+from xbc.sensitivity import model_sensitivities as all_sensitivities
 from xbc.targets import load_target
 
 MODELS = Path(__file__).parents[3] / "models"
 TARGET = load_target("gather-128")
+
+
+def model_sensitivities(*arguments, **options):
+    """SWIM's recursion unless a test asks for the gradient."""
+    return all_sensitivities(*arguments, **{"method": "recursion", **options})
 
 
 def save_model(path, nodes, inputs, outputs, initialisers):
@@ -206,6 +212,111 @@ def test_sensitivity_predicts_the_loss_of_small_noise(tmp_path):
     assert np.mean(rises) == pytest.approx(0.5 * sigma**2 * s[last.name].sum(), rel=0.15)
 
 
+def gauss_newton(imported, x, step=5e-3):
+    """The exact diagonal J' (diag(q) - q q') J of the mean cross-entropy, J by finite differences, by layer."""
+    base = module_tensors(imported.module)
+    session = ort.InferenceSession(imported.host.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def logits(tensors):
+        return session.run(None, {"x": x, **tensors})[0].astype(np.float64)
+
+    z = logits(base)
+    q = np.exp(z - z.max(1, keepdims=True))
+    q /= q.sum(1, keepdims=True)
+    out = {}
+    for layer in imported.module.layers:
+        tensor = base[layer.origin.tensor]
+        found = np.zeros(tensor.shape)
+        for at in np.ndindex(tensor.shape):
+            both = []
+            for sign in (1, -1):
+                moved = tensor.copy()
+                moved[at] += sign * step
+                both.append(logits({**base, layer.origin.tensor: moved}))
+            j = (both[0] - both[1]) / (2 * step)
+            found[at] = ((q * j * j).sum(1) - (q * j).sum(1) ** 2).mean()
+        out[layer.name] = layer.origin.layout.to_matrix(found)
+    return out
+
+
+def small_cnn(path, rng):
+    """Two convolutions, a residual sum, global average, classifier: where the recursion's assumptions fail."""
+    weights = {
+        "c1": 0.5 * rng.standard_normal((4, 1, 3, 3)),
+        "c2": 0.2 * rng.standard_normal((4, 4, 3, 3)),
+        "w": rng.standard_normal((4, 3)),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "c1"], ["a"], name="one", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "c2"], ["c"], name="two", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["b", "c"], ["d"]),
+        helper.make_node("Relu", ["d"], ["e"]),
+        helper.make_node("GlobalAveragePool", ["e"], ["f"]),
+        helper.make_node("Flatten", ["f"], ["g"]),
+        helper.make_node("MatMul", ["g", "w"], ["z"], name="last"),
+    ]
+    return save_model(path, nodes, ["n", 1, 8, 8], ["n", 3], weights)
+
+
+def test_the_gradient_is_the_gauss_newton_diagonal_where_the_recursion_is_not(tmp_path):
+    rng = np.random.default_rng(6)
+    imported = import_model(small_cnn(tmp_path / "m.onnx", rng), TARGET)
+    x = np.repeat(rng.standard_normal((20, 1, 8, 8)), 40, axis=0).astype(np.float32)  # 40 labels per image
+    gradient = model_sensitivities(imported, x, method="gradient").layers
+    recursion = model_sensitivities(imported, x[::40]).layers
+    exact = gauss_newton(imported, x[::40])
+    for name in ("one", "two", "last"):
+        assert gradient[name].sum() == pytest.approx(exact[name].sum(), rel=0.15), name
+    # one weight of a convolution meets 64 positions that act together: the recursion adds them as independent
+    assert recursion["one"].sum() < 0.6 * exact["one"].sum()
+    assert recursion["last"].sum() == pytest.approx(exact["last"].sum(), rel=0.02)
+
+
+def test_gradient_of_given_labels_is_the_one_by_finite_differences(tmp_path):
+    rng = np.random.default_rng(7)
+    imported = import_model(small_cnn(tmp_path / "m.onnx", rng), TARGET)
+    x = rng.standard_normal((3, 1, 8, 8)).astype(np.float32)
+    labels = np.array([0, 2, 1])
+    found = model_sensitivities(imported, x, labels, loss="empirical", method="gradient").layers
+    base = module_tensors(imported.module)
+    session = ort.InferenceSession(imported.host.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def losses(tensors):
+        z = session.run(None, {"x": x, **tensors})[0].astype(np.float64)
+        return np.log(np.exp(z - z.max(1, keepdims=True)).sum(1)) + z.max(1) - z[np.arange(3), labels]
+
+    for layer in imported.module.layers:
+        tensor = base[layer.origin.tensor]
+        squares = np.zeros(tensor.shape)
+        for at in np.ndindex(tensor.shape):
+            both = []
+            for sign in (1, -1):
+                moved = tensor.copy()
+                moved[at] += sign * 2e-3
+                both.append(losses({**base, layer.origin.tensor: moved}))
+            squares[at] = np.mean(((both[0] - both[1]) / 4e-3) ** 2)
+        expected = layer.origin.layout.to_matrix(squares)
+        slack = 0.02 * expected.max()  # a ReLU may switch within the step
+        np.testing.assert_allclose(found[layer.name], expected, rtol=0.05, atol=slack, err_msg=layer.name)
+
+
+def test_drawn_labels_depend_on_the_seed_only(tmp_path):
+    imported = import_model(small_cnn(tmp_path / "m.onnx", np.random.default_rng(8)), TARGET)
+    x = np.random.default_rng(9).standard_normal((4, 1, 8, 8)).astype(np.float32)
+    a, b, c = (model_sensitivities(imported, x, method="gradient", seed=s).layers for s in (1, 1, 2))
+    assert all((a[n] == b[n]).all() for n in a)
+    assert any((a[n] != c[n]).any() for n in a)
+
+
+def test_gradient_needs_one_sample_at_a_time(tmp_path):
+    node = helper.make_node("MatMul", ["x", "w"], ["z"], name="only")
+    path = save_model(tmp_path / "m.onnx", [node], [4, 6], [4, 3], {"w": np.ones((6, 3))})
+    imported = import_model(path, TARGET)
+    with pytest.raises(XbcError, match="one sample at a time"):
+        model_sensitivities(imported, np.zeros((4, 6), np.float32), method="gradient")
+
+
 @pytest.fixture(scope="module")
 def digits():
     imported = import_model(MODELS / "digits_cnn.onnx", TARGET)
@@ -217,7 +328,12 @@ def test_file_round_trip(digits, tmp_path):
     imported, _, found = digits
     save_sensitivities(found, tmp_path / "sens.npz")
     again = load_sensitivities(tmp_path / "sens.npz", imported.module)
-    assert (again.model_sha256, again.samples, again.loss) == (found.model_sha256, 4, "cross-entropy")
+    assert (again.model_sha256, again.samples, again.loss, again.method) == (
+        found.model_sha256,
+        4,
+        "cross-entropy",
+        "recursion",
+    )
     for name, values in found.layers.items():
         np.testing.assert_array_equal(again.layers[name], values)
     assert list(tmp_path.iterdir()) == [tmp_path / "sens.npz"]

@@ -121,8 +121,9 @@ def one_node(op, inputs, outputs, attributes):
     return node, ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)]))
 
 
+@pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize(("op", "inputs", "wanted", "outputs", "attributes"), CASES)
-def test_rule_is_the_squared_jacobian(op, inputs, wanted, outputs, attributes):
+def test_rule_is_the_squared_jacobian_or_the_gradient(op, inputs, wanted, outputs, attributes, power):
     node, evaluator = one_node(op, inputs, outputs, attributes)
 
     def run(values):
@@ -132,7 +133,7 @@ def test_rule_is_the_squared_jacobian(op, inputs, wanted, outputs, attributes):
 
     ys = run(inputs)
     curvature = [RNG.uniform(0.1, 1.0, y.shape) for y in ys]
-    step = Step(node, inputs, ys, curvature, [i in wanted for i in range(len(inputs))], OPSET)
+    step = Step(node, inputs, ys, curvature, [i in wanted for i in range(len(inputs))], OPSET, power)
     found = rules()[op](step)
     for i in wanted:
         expected = np.zeros(inputs[i].shape)
@@ -143,7 +144,7 @@ def test_rule_is_the_squared_jacobian(op, inputs, wanted, outputs, attributes):
                 values[i][j] += sign * 1e-5
                 moved.append(run(values))
             for up, down, s in zip(*moved, curvature, strict=True):
-                expected[j] += (((up - down) / 2e-5) ** 2 * s).sum()
+                expected[j] += (((up - down) / 2e-5) ** power * s).sum()
         np.testing.assert_allclose(found[i], expected, rtol=2e-4, atol=1e-6, err_msg=f"{op} input {i}")
 
 

@@ -62,6 +62,7 @@ def command(
     """
     from xbc.backend import Program
     from xbc.cli.network import read_set, replayed_model
+    from xbc.simulate.fidelity import peak_rss_bytes
     from xbc.simulate.ideal import simulate
 
     if output is not None and not output.absolute().parent.is_dir():
@@ -78,9 +79,15 @@ def command(
     if output is not None:
         write_npz(output, outputs)
     facts = [describe(name, array) for name, array in outputs.items()]
+    peak = peak_rss_bytes()
     if as_json:
         console.print_json(
-            {"outputs": facts, "fidelity": fidelity, "output": None if output is None else str(output)}
+            {
+                "outputs": facts,
+                "fidelity": fidelity,
+                "peak_rss_bytes": peak,
+                "output": None if output is None else str(output),
+            }
         )
         return
     table = console.table("", "output", "type", "shape", "min", "max", "rms", text=2)
@@ -92,6 +99,7 @@ def command(
             *(f"{entry[k]:.4g}" for k in ("min", "max", "rms")),
         )
     console.stdout().print(table)
+    console.note(f"peak memory {console.quantity(peak, 'B')}", quiet)
     if output is not None:
         console.note(f"wrote {output}", quiet)
 

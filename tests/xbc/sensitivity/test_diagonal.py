@@ -293,9 +293,9 @@ def test_gradient_of_given_labels_is_the_one_by_finite_differences(tmp_path):
             both = []
             for sign in (1, -1):
                 moved = tensor.copy()
-                moved[at] += sign * 2e-3
+                moved[at] += sign * 2e-4
                 both.append(losses({**base, layer.origin.tensor: moved}))
-            squares[at] = np.mean(((both[0] - both[1]) / 4e-3) ** 2)
+            squares[at] = np.mean(((both[0] - both[1]) / 4e-4) ** 2)
         expected = layer.origin.layout.to_matrix(squares)
         slack = 0.02 * expected.max()  # a ReLU may switch within the step
         np.testing.assert_allclose(found[layer.name], expected, rtol=0.05, atol=slack, err_msg=layer.name)

@@ -154,7 +154,8 @@ def count_module(module: Module) -> Counts:
         )  # fmt: skip
         first_by[fresh & (first != UNTOUCHED)] = index
         loads += len(order)
-        full += int(((body.inputs >= 0).sum(1) * (body.outputs >= 0).sum(1)).sum()) * body.cells.columns
+        cells = (body.inputs[order] >= 0).sum(1) * (body.outputs[order] >= 0).sum(1)
+        full += int(cells.sum()) * body.cells.columns
     touched = first != UNTOUCHED
     up = touched & (first > state)
     down = touched & (first < state)

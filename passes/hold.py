@@ -16,7 +16,7 @@ from ir.module import Layer, Module
 from ir.stages import Placed
 from passes.base import Context
 from passes.counting import load_runs
-from passes.penalty import Grade, grades, state_values
+from passes.penalty import FORBIDDEN, Grade, grades, state_values
 from passes.solvers.viterbi import LANES, MAX_BITS, PACKED, hold_block
 
 WINDOW = 256
@@ -49,7 +49,10 @@ def numbers_of(body: Placed) -> Numbers:
         if width <= MAX_BITS:
             return Numbers(shifts, width, state_values(cells))
     window = min(width, MAX_BITS // cells.bits_per_cell * cells.bits_per_cell)
-    return Numbers(shifts, window, np.arange(1 << window, dtype=np.float32))
+    values = np.arange(1 << window, dtype=np.float32)
+    if window == width:
+        values[1 << cells.bits :] = FORBIDDEN
+    return Numbers(shifts, window, values)
 
 
 def hold(

@@ -89,6 +89,15 @@ def grades_of(module: Module, sensitivities: Mapping[str, Array]) -> dict[str, G
     return out
 
 
+FORBIDDEN = 1e12
+"""Value of a state whose number the format does not have: no penalty is small enough to hold it."""
+
+
 def state_values(cells: CellFormat) -> Array:
-    """``[2**word_bits]`` float32: the number each word stands for (offset not subtracted: differences count)."""
-    return cells.decode(np.arange(1 << cells.word_bits, dtype=np.uint32)).astype(np.float32)
+    """``[2**word_bits]`` float32: the number each word stands for (offset not subtracted: differences count).
+
+    Digits of several bits can spell numbers beyond the bits of the format; these states are ``FORBIDDEN``.
+    """
+    values = cells.decode(np.arange(1 << cells.word_bits, dtype=np.uint32)).astype(np.float32)
+    low, high = cells.code_range()
+    return np.where((values < low) | (values > high), np.float32(FORBIDDEN), values)

@@ -10,7 +10,7 @@ from numba import njit
 
 from ir.arrays import Array
 from ir.errors import XbcError
-from ir.module import Layer, Module
+from ir.module import Module
 from ir.stages import Placed, Programmed
 from passes.base import Context, Pass, check
 from passes.counting import load_runs
@@ -61,10 +61,8 @@ class Reprogram(Pass):
             stored = [body.wanted_words() for body in bodies]
         if self.mode == "random":
             self._stick(module, bodies, stored, context)
-        stored = [
-            within_limits(layer, body, words)
-            for layer, body, words in zip(module.layers, bodies, stored, strict=True)
-        ]
+        if self.mode == "optimal":
+            stored = [within_limits(body, words) for body, words in zip(bodies, stored, strict=True)]
         layers = [
             layer.with_body(body.lower(Programmed, stored=words))
             for layer, body, words in zip(module.layers, bodies, stored, strict=True)
@@ -75,7 +73,8 @@ class Reprogram(Pass):
         """Replaces wanted by stale digits in place.
 
         One draw per cell and load is fixed for all inferences; the second round starts from what the
-        first left, after which every further round repeats it: that is the steady state.
+        first left, after which every further round repeats it: that is the steady state.  Numbers whose stale
+        cells would spell a code that the host cannot take back are written exactly, and the rounds made anew.
         """
         for layer, body in zip(module.layers, bodies, strict=True):
             if self.columns > body.cells.slices:
@@ -84,42 +83,60 @@ class Reprogram(Pass):
                     f"{body.cells.slices} columns"
                 )
         t = module.target
-        state = np.zeros((t.crossbars, t.rows, t.columns), np.uint8)
         wanted = [words.copy() for words in stored]
+        pinned = [np.zeros(words.shape, np.bool_) for words in stored]
         pairs = list(zip(module.layers, bodies, strict=True))
-        for turn in range(2):
-            for done, (index, order) in enumerate(load_runs(pairs)):
-                context.progress(f"bit stucking, round {turn + 1} of 2", done, len(pairs))
-                body = bodies[index]
-                seed = np.random.SeedSequence((context.seed, index, int(order[0]))).generate_state(
-                    1, np.uint64
-                )[0]
-                stick_loads(
-                    order, body.crossbar, wanted[index], stored[index], body.inputs, body.outputs,
-                    body.cells.columns, body.cells.slices, body.bits_per_cell, self.columns,
-                    np.uint64(int(self.fraction * 2**53)), seed, state,
-                )  # fmt: skip
+        more = True
+        while more:
+            state = np.zeros((t.crossbars, t.rows, t.columns), np.uint8)
+            for turn in range(2):
+                for done, (index, order) in enumerate(load_runs(pairs)):
+                    context.progress(f"bit stucking, round {turn + 1} of 2", done, len(pairs))
+                    body = bodies[index]
+                    seed = np.random.SeedSequence((context.seed, index, int(order[0]))).generate_state(
+                        1, np.uint64
+                    )[0]
+                    stick_loads(
+                        order, body.crossbar, wanted[index], stored[index], pinned[index], body.inputs, body.outputs,
+                        body.cells.columns, body.cells.slices, body.bits_per_cell, self.columns,
+                        np.uint64(int(self.fraction * 2**53)), seed, state,
+                    )  # fmt: skip
+            more = False
+            for index, body in enumerate(bodies):
+                outside = outside_limits(body, stored[index])
+                more |= bool(outside.any())
+                pinned[index] |= outside
 
 
-def within_limits(layer: Layer, body: Placed, words: Array) -> Array:
-    """``words`` with those replaced by exact ones whose code the model's integer tensor could not take back."""
-    if np.dtype(layer.origin.dtype).kind == "f":
-        return words
-    codes = body.lower(Programmed, stored=words).stored_codes()
-    limits = body.limits[np.maximum(body.outputs, 0)] if len(body.limits) > 1 else body.limits[None]
-    outside = (codes < limits[:, None, :, 0]) | (codes > limits[:, None, :, 1])
-    return np.where(outside, body.wanted_words(), words)
+def within_limits(body: Placed, words: Array) -> Array:
+    """``words`` with those replaced by exact ones whose code the host could not take back."""
+    outside = outside_limits(body, words)
+    return np.where(outside, body.wanted_words(), words) if outside.any() else words
+
+
+def outside_limits(body: Placed, words: Array) -> Array:
+    """``[sections, rows, G]`` bool: the code of the stored word is outside the body's limits."""
+    held = body.lower(Programmed, stored=words.copy())
+    outside = np.zeros(words.shape, np.bool_)
+    chunk = max(1, 2**22 // max(1, body.rows * body.group_width))
+    for start in range(0, body.sections, chunk):
+        part = slice(start, start + chunk)
+        codes = held.stored_codes(part)
+        limits = body.limits[np.maximum(body.outputs[part], 0)] if len(body.limits) > 1 else body.limits[None]
+        outside[part] = (codes < limits[:, None, :, 0]) | (codes > limits[:, None, :, 1])
+    return outside
 
 
 @njit(cache=True, nogil=True)
 def stick_loads(
-    order: Any, crossbar: Any, wanted: Any, stored: Any, inputs: Any, outputs: Any,
+    order: Any, crossbar: Any, wanted: Any, stored: Any, pinned: Any, inputs: Any, outputs: Any,
     columns: int, slices: int, bits: int, low: int, threshold: Any, seed: Any, state: Any,
 ) -> None:  # fmt: skip
     """One round of bit stucking over the loads ``order``; writes ``stored`` and ``state``.
 
     A cell is stale-able when its digit is among the ``low`` least significant of its number.  Its draw is a
-    hash (splitmix64) of seed, section, row, group and digit: the same in every round.
+    hash (splitmix64) of seed, section, row, group and digit: the same in every round.  Numbers marked in
+    ``pinned`` (as ``stored``) have no such cell.
     """
     mask = np.uint32((1 << bits) - 1)
     for i in range(order.shape[0]):
@@ -138,7 +155,7 @@ def stick_loads(
                     level = (word >> shift) & mask
                     k = g * columns + d
                     old = np.uint32(state[c, r, k])
-                    if level != old and d % slices >= slices - low:
+                    if level != old and not pinned[s, r, g] and d % slices >= slices - low:
                         z = seed + np.uint64(0x9E3779B97F4A7C15) * np.uint64(
                             ((s * inputs.shape[1] + r) * outputs.shape[1] + g) * columns + d + 1
                         )

@@ -1,0 +1,264 @@
+"""reprogram: which cells may be stale, and what that costs."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ir import Placed, Programmed, XbcError, check_module
+from passes.base import Context
+from passes.counting import count_module
+from passes.penalty import GRADES, Grade
+from passes.reprogram import Reprogram
+from tests.passes.small import codes_body, compiled, module, random_codes, target
+
+PLACE = "encode-signs,slice-bits,form-sections,sort-sections,deal-sections"
+ENCODINGS = ["driver", "split", "differential", "offset", "twos-complement"]
+
+
+def placed(seed=0, shapes=((6, 9), (3, 5)), bits=5, dtype="float32", limits=None, **chip):
+    rng = np.random.default_rng(seed)
+    bodies = []
+    for shape in shapes:
+        codes = random_codes(rng, shape, bits - (limits is not None))
+        bodies.append(codes_body(codes, bits, limits=limits))
+    return compiled(PLACE, module(bodies, target(**{"columns": 48, **chip}), dtype=dtype))
+
+
+def programmed(given_module, context=None, **options):
+    done = Reprogram(**options).run(given_module, context or Context())
+    check_module(done)
+    return done
+
+
+def stored(done):
+    return [layer.at(Programmed).stored for layer in done.layers]
+
+
+def wanted(done):
+    return [layer.at(Placed).wanted_words() for layer in done.layers]
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_none_and_full_fraction_and_no_columns_are_exact(encoding):
+    given_module = placed(encoding=encoding)
+    for options in (
+        {}, {"mode": "random", "fraction": 1.0}, {"mode": "random", "columns": 0, "fraction": 0.0},
+    ):  # fmt: skip
+        done = programmed(given_module, **options)
+        assert same(stored(done), wanted(done))
+        for layer in done.layers:
+            np.testing.assert_array_equal(layer.at(Programmed).effective_codes(), layer.body.codes)
+
+
+def chip_held(done, columns, rounds=3):
+    """Levels held after every load and round, when stale-able cells that differ follow ``stored``: plain loops.
+
+    Returns per round a list (layer, section, row, group, digit, level before, wanted, stored).
+    """
+    loads = []
+    for layer in done.layers:
+        body = layer.at(Programmed)
+        loads += [
+            (int(body.step[s]), int(body.crossbar[s]), layer.name, body, s) for s in range(body.sections)
+        ]
+    chip, out = {}, []
+    tables = {layer.name: (layer.body.cells.levels(layer.body.wanted_words()),
+                           layer.body.cells.levels(layer.body.stored)) for layer in done.layers}  # fmt: skip
+    for _ in range(rounds):
+        events = []
+        for _, crossbar, name, body, s in sorted(loads, key=lambda load: load[:2]):
+            want, hold = tables[name]
+            for r, g in np.ndindex(body.rows, body.group_width):
+                if body.inputs[s, r] < 0 or body.outputs[s, g] < 0:
+                    continue
+                for d in range(body.cells.columns):
+                    cell = crossbar, r, g * body.cells.columns + d
+                    low = d % body.cells.slices >= body.cells.slices - columns
+                    events.append((low, chip.get(cell, 0), int(want[s, r, g, d]), int(hold[s, r, g, d])))
+                    chip[cell] = int(hold[s, r, g, d])
+        out.append(events)
+    return out
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), encoding=st.sampled_from(ENCODINGS), share=st.integers(1, 2),
+    columns=st.integers(1, 3), fraction=st.sampled_from([0.0, 0.3, 0.5, 0.9]), crossbars=st.integers(1, 3),
+    bits_per_cell=st.integers(1, 2),
+)  # fmt: skip
+@settings(max_examples=40)
+def test_random_keeps_only_stale_low_cells_in_every_later_inference(
+    seed, encoding, share, columns, fraction, crossbars, bits_per_cell
+):
+    share = 1 if encoding == "driver" else share
+    given_module = placed(
+        seed,
+        bits=6,
+        encoding=encoding,
+        outputs_per_section=share,
+        crossbars=crossbars,
+        bits_per_cell=bits_per_cell,
+    )
+    done = programmed(given_module, Context(seed=seed), mode="random", columns=columns, fraction=fraction)
+    _, second, third = chip_held(done, columns)
+    assert second == third
+    for low, before, want, hold in second:
+        assert hold in (want, before), "a cell holds what is neither wanted nor stale"
+        if not low:
+            assert hold == want
+        if low and fraction == 0:
+            assert hold == before, "fraction 0 writes no stale-able cell in the steady state"
+
+
+def test_random_follows_its_seed_and_fraction():
+    given_module = placed(1, shapes=((40, 60),), bits=8)
+    runs = [programmed(given_module, Context(seed=s), mode="random") for s in (1, 1, 2)]
+    assert same(stored(runs[0]), stored(runs[1]))
+    assert not same(stored(runs[0]), stored(runs[2]))
+    for fraction in (0.2, 0.5, 0.8):
+        done = programmed(given_module, mode="random", fraction=fraction)
+        _, second, _ = chip_held(done, 3)
+        due = [hold == want for low, before, want, hold in second if low and before != want]
+        assert np.mean(due) == pytest.approx(fraction, abs=0.03)
+
+
+def test_random_saves_writes_in_proportion():
+    given_module = placed(2, shapes=((40, 60),), bits=8)
+    writes = [count_module(programmed(given_module, mode="random", fraction=f)).steady.total
+              for f in (0.0, 0.5, 1.0)]  # fmt: skip
+    assert writes[0] < writes[1] < writes[2]
+    assert count_module(programmed(given_module)).steady.total == writes[2]
+
+
+def objective(done, lambda_, grade=None):
+    """Steady writes plus lambda * squared code error of every stored number."""
+    error = 0.0
+    for layer in done.layers:
+        body = layer.at(Programmed)
+        exact = body.lower(Programmed, stored=body.wanted_words()).stored_codes()
+        squares = (body.stored_codes().astype(float) - exact) ** 2
+        if grade is not None:
+            at = grade[layer.name]
+            squares = (
+                squares
+                * at.outputs[body.outputs][:, None, :]
+                * at.inputs[np.maximum(body.inputs, 0)][:, :, None]
+            )
+        error += squares.sum()
+    return count_module(done).steady.total + lambda_ * error
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), lambda_=st.sampled_from([0.01, 0.1, 1.0]),
+    encoding=st.sampled_from(["driver", "offset", "twos-complement", "split"]),
+    crossbars=st.integers(1, 2), bits_per_cell=st.integers(1, 2),
+)  # fmt: skip
+@settings(max_examples=20)
+def test_optimal_beats_exact_and_random_at_its_objective(seed, lambda_, encoding, crossbars, bits_per_cell):
+    given_module = placed(
+        seed,
+        shapes=((12, 16), (6, 8)),
+        bits=5,
+        encoding=encoding,
+        crossbars=crossbars,
+        bits_per_cell=bits_per_cell,
+    )
+    best = objective(programmed(given_module, mode="optimal", lambda_=lambda_), lambda_)
+    assert best <= objective(programmed(given_module), lambda_)
+    for columns in (1, 2):
+        for fraction in (0.0, 0.5):
+            stale = programmed(given_module, mode="random", columns=columns, fraction=fraction)
+            assert best <= objective(stale, lambda_)
+
+
+def test_optimal_wide_numbers_keep_their_upper_digits():
+    given_module = placed(3, shapes=((8, 16),), bits=11)
+    done = programmed(given_module, mode="optimal", lambda_=1e-4)
+    body = done.layers[0].at(Programmed)
+    np.testing.assert_array_equal(body.stored >> 8, body.wanted_words() >> 8)
+    assert not same(stored(done), wanted(done))
+
+
+def test_optimal_goes_from_exact_to_nothing_written():
+    given_module = placed(4)
+    assert same(stored(programmed(given_module, mode="optimal", lambda_=1e6)), wanted(given_module))
+    assert count_module(programmed(given_module, mode="optimal", lambda_=1e-9)).steady.total == 0
+
+
+def test_optimal_spares_the_dearer_direction():
+    given_module = placed(5, shapes=((30, 32),), bits=6)
+    even = count_module(programmed(given_module, mode="optimal", lambda_=0.01)).steady
+    skewed = Reprogram(mode="optimal", lambda_=0.01, set_cost=4.0, reset_cost=1.0)
+    dear = count_module(skewed.run(given_module, Context())).steady
+    assert 4 * dear.set + dear.reset < 4 * even.set + even.reset
+
+
+def test_optimal_follows_the_grades():
+    given_module = placed(6, shapes=((12, 16),), bits=6)
+    rng = np.random.default_rng(0)
+    outputs = np.where(np.arange(12) < 6, 100.0, 0.01).astype(np.float32)
+    graded = {"l0": Grade(outputs, rng.uniform(0.9, 1.1, 16).astype(np.float32))}
+    context = Context(data={GRADES: graded})
+    done = programmed(given_module, context, mode="optimal", lambda_=0.1)
+    plain = programmed(given_module, mode="optimal", lambda_=0.1)
+    assert objective(done, 0.1, graded) < objective(plain, 0.1, graded)
+    body = done.layers[0].at(Programmed)
+    error = np.abs(body.effective_codes() - body.codes).sum(1)
+    assert error[:6].sum() == 0
+    assert error[6:].sum() > 0
+    assert context.facts["reprogram"]["survivor_windows_cut_short"] >= 0
+
+
+@pytest.mark.parametrize("encoding", ["driver", "offset", "twos-complement", "differential"])
+@pytest.mark.parametrize("dtype", ["int8", "float32"])
+@pytest.mark.parametrize(
+    "options", [{"mode": "random", "fraction": 0.3}, {"mode": "optimal", "lambda_": 0.03}]
+)
+def test_codes_stay_within_the_limits_of_the_host(encoding, dtype, options):
+    rng = np.random.default_rng(7)
+    codes = rng.integers(-15, 13, (24, 16))
+
+    def effective(limits):
+        body = codes_body(codes, 5, limits=limits)
+        plain = "encode-signs{encoding=" + encoding + "},slice-bits,form-sections,deal-sections"
+        placed_module = compiled(plain, module([body], target(columns=16), dtype=dtype))
+        return programmed(placed_module, **options).layers[0].at(Programmed).effective_codes()
+
+    narrow, wide = effective([[-15, 12]]), effective([[-16, 31]])
+    assert narrow.min() >= -15
+    assert narrow.max() <= 12
+    assert ((wide < -15) | (wide > 12)).any(), "the example never leaves the limits: it shows nothing"
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(("bits", "bits_per_cell"), [(5, 2), (7, 4), (7, 3), (8, 3)])
+def test_optimal_holds_no_number_beyond_the_bits(encoding, bits, bits_per_cell):
+    """Digits of several bits can spell numbers that the format does not have."""
+    rng = np.random.default_rng(0)
+    chip = target(rows=8, columns=64, bits_per_cell=bits_per_cell, encoding=encoding)
+    given_module = compiled(
+        f"quantize{{bits={bits}}},{PLACE}", module([rng.standard_normal((24, 24)).astype(np.float32)], chip)
+    )
+    done = programmed(given_module, mode="optimal", lambda_=0.02)
+    assert count_module(done).steady.total < count_module(given_module).steady.total
+
+
+def test_threads_change_nothing():
+    given_module = placed(8, shapes=((20, 30), (9, 12)), crossbars=3)
+    one = programmed(given_module, Context(threads=1), mode="optimal", lambda_=0.05)
+    assert one == programmed(given_module, Context(threads=2), mode="optimal", lambda_=0.05)
+
+
+def test_refusals():
+    with pytest.raises(XbcError, match=r"columns = 9, but layer 'l0' stores a number in 5 columns"):
+        Reprogram(mode="random", columns=9).run(placed(), Context())
+    for options, message in (
+        ({"lambda_": 0.0}, "lambda = 0.0 must be positive"), ({"set_cost": 0.0}, "set-cost = 0.0 is outside"),
+        ({"reset_cost": 2e6}, "reset-cost"), ({"columns": -1}, "columns = -1"), ({"fraction": 1.5}, "fraction = 1.5"),
+    ):  # fmt: skip
+        with pytest.raises(XbcError, match=message):
+            Reprogram(**options)

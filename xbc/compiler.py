@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import time
@@ -147,7 +148,11 @@ def compile_model(
     counts = count_all(done)
     text = format_pipeline(passes)
     chosen = budget_options(data, report_data, max_drop, max_error) if lossy else ["--passes", text]
-    command = ["xbc", "compile", source.name, "--target", chip.name, *chosen, "--seed", str(seed)]
+    changed = [
+        f"--set={key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in (settings or {}).items()
+    ]
+    command = ["xbc", "compile", source.name, "--target", chip.name, *changed, *chosen, "--seed", str(seed)]
     if sensitivities is not None:
         command += ["--sensitivities", Path(sensitivities).name]
     provenance = {"command": shlex.join(command), "pipeline": text, "seed": seed, "facts": context.facts}
@@ -204,7 +209,9 @@ def check_budget(
     if not lossy and given:
         raise XbcError(f"{given[0]} belongs to level 3: compile with -O3")
     if max_drop is not None and data is None:
-        raise XbcError("--max-drop needs --data: a drop is measured on samples; or bound code errors with --max-error")
+        raise XbcError(
+            "--max-drop needs --data: a drop is measured on samples; or bound code errors with --max-error"
+        )
     if max_error is not None and data is not None:
         raise XbcError("--max-error and --data exclude each other: with data the loss itself is bounded")
     if report_data is not None and data is None:
@@ -254,7 +261,11 @@ def hold_within(
         limit = 1.0 if budget.max_drop is None else budget.max_drop
         tuned = tune(placed, imported, source, calibration, limit, context)
         facts = Judge(source, imported, report, context)(tuned.module)
-        loss = {"max_drop": limit, "calibration_samples": len(next(iter(calibration.inputs.values()))), **facts}
+        loss = {
+            "max_drop": limit,
+            "calibration_samples": len(next(iter(calibration.inputs.values()))),
+            **facts,
+        }
     loss["curve"] = [point.facts() for point in tuned.curve]
     context.facts["loss"] = loss
     notes += tuned.notes

@@ -24,9 +24,9 @@ padding:4px 10px}
 .card{background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:10px 12px;min-width:0}
 .card b{display:block;font-size:1.35rem;font-weight:600;overflow-wrap:anywhere}
 .card span{font-size:.83rem;color:var(--soft)}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:14px;
-align-items:start}
-figure{margin:0;background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:12px;min-width:0}
+.plots{columns:480px;column-gap:14px}
+figure{margin:0 0 14px;break-inside:avoid;background:var(--paper);border:1px solid var(--line);
+border-radius:8px;padding:12px;min-width:0}
 figure h3{margin:0 0 8px;font-size:1rem}svg{display:block;width:100%;height:auto}
 summary{cursor:pointer;font-size:.85rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;width:100%}

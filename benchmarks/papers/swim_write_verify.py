@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=["swim", "magnitude", "random"])
     parser.add_argument("--fractions", nargs="*", type=float, default=list(FRACTIONS))
     parser.add_argument("--variance", choices=["layer", "equal"], default="layer")
+    parser.add_argument("--sensitivity", choices=["gradient", "recursion"], default="gradient")
     parser.add_argument("--programmings", type=int, default=100)
     parser.add_argument("--calibration", type=int, default=512)
     parser.add_argument("--samples", type=int, default=10_000)
@@ -89,7 +90,7 @@ def main() -> None:
     ).module
     model = dataclasses.replace(imported, module=quantised)
     start = time.perf_counter()
-    hessian = model_sensitivities(model, cx, threads=o.threads)
+    hessian = model_sensitivities(model, cx, threads=o.threads, method=o.sensitivity)
     seconds = time.perf_counter() - start
     module = run_pipeline(quantised, parse_pipeline(PLACE)).module
     masks = {
@@ -97,7 +98,11 @@ def main() -> None:
         "all": select(module, {x.name: np.zeros(x.body.shape, np.float32) for x in module.layers}, 1),
     }
     for method in o.methods:
-        found = model_sensitivities(model, cx, cy, loss="empirical") if method == "second-moment" else hessian
+        found = (
+            model_sensitivities(model, cx, cy, loss="empirical", method=o.sensitivity)
+            if method == "second-moment"
+            else hessian
+        )
         context = Context(data={"sensitivities": found.layers, "sensitivities_loss": found.loss})
         for fraction in o.fractions:
             step = SelectWriteVerify(method=method, fraction=fraction, variance=o.variance)
@@ -127,7 +132,8 @@ def main() -> None:
     facts = {
         "model": o.model, "n": len(y), "calibration": len(cx), "programmings": o.programmings, "exact": exact,
         "noise": dataclasses.asdict(noise), "granularity": o.granularity, "sensitivity_seconds": seconds,
-        "variance": o.variance, "images_per_programming": o.images or len(y), "rows": rows,
+        "variance": o.variance, "sensitivity": o.sensitivity,
+        "images_per_programming": o.images or len(y), "rows": rows,
     }  # fmt: skip
     if o.json:
         o.json.write_text(json.dumps(facts, indent=1) + "\n")

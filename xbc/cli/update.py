@@ -24,9 +24,22 @@ from xbc.cli.options import json_option, program_argument, quiet_option
     show_default=True,
     help="Device levels a weight must be off before it is written; 0.5 writes every change of code.",
 )
+@click.option(
+    "--measured",
+    type=click.Path(path_type=Path),
+    help="Levels read back from the chip (as for xbc readback): start from what really stands in the cells.",
+)
 @json_option
 @quiet_option
-def command(program: Path, model: Path, output: Path, threshold: float, as_json: bool, quiet: bool) -> None:
+def command(
+    program: Path,
+    model: Path,
+    output: Path,
+    threshold: float,
+    measured: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Turn a deployed program into the next version of its network with few cell writes.
 
     A weight is written only when its accumulated change has passed the threshold; what is not written stays
@@ -41,7 +54,9 @@ def command(program: Path, model: Path, output: Path, threshold: float, as_json:
     from xbc.update.emit import update_program
 
     with console.progress_bars(quiet) as progress:
-        done = update_program(program, model, output, threshold=threshold, progress=progress)
+        done = update_program(
+            program, model, output, threshold=threshold, measured=measured, progress=progress
+        )
     console.print_json(done.facts) if as_json else _print(done.facts)
 
 

@@ -19,7 +19,7 @@ from ir.errors import XbcError
 from ir.module import Module
 from passes.base import Progress
 from xbc.update.accumulator import FRACTION_BITS, check_threshold
-from xbc.update.plan import LayerUpdate, update_module
+from xbc.update.plan import LayerUpdate, as_measured, check_same_network, update_module
 
 ACCUMULATORS: Final = "accumulators"
 WRITES: Final = "update.parquet"
@@ -58,6 +58,7 @@ def update_program(
     output: str | os.PathLike[str],
     *,
     threshold: float = 1.0,
+    measured: str | os.PathLike[str] | None = None,
     progress: Progress = _silent,
 ) -> Updated:
     """Writes the delta program that turns ``deployed`` into the new version of its model.
@@ -70,6 +71,8 @@ def update_program(
         deployed: program directory of version n, itself a delta program or not.
         model: ONNX file of version n + 1: the same graph with other weights.
         output: directory to write, whole or not at all.
+        measured: levels read back from the chip at the end of an inference (``.npy`` or Parquet, see ``xbc
+            readback``); the update then starts from what really stands there.
         threshold: code steps (device levels of the lowest slice) a weight must be off before it is written.
     Raises: XbcError for a model of another graph or shape, a threshold of 0 or less, a damaged program.
     """
@@ -91,12 +94,20 @@ def update_program(
     accumulated = read_accumulators(old, module)
     imported = import_model(Path(model), old.target)
     _check_scales(module, imported.module)
+    check_same_network(module, imported.module)
+    before = _end_state(old, replay, progress)
+    if measured is not None:
+        from xbc.chip.readback import read_levels
+
+        levels, known = read_levels(Path(measured), old)
+        before = np.where(known, levels, before)
+        module = as_measured(module, levels, known)
     updates = update_module(module, imported.module, threshold=threshold)
     done = module.with_layers([updates[layer.name].layer for layer in module.layers])
-    before = _end_state(old, replay, progress)
     provenance = dict(old.manifest.get("provenance") or {})
     provenance["command"] = shlex.join(
         ["xbc", "update", old.folder.name, Path(model).name, "--threshold", f"{threshold:g}"]
+        + ([] if measured is None else ["--measured", Path(measured).name])
     )
     with whole_directory(directory, lambda there: None) as folder:
         whole = folder / "program"

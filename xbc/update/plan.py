@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,9 +31,7 @@ class LayerUpdate:
     limited: int
 
 
-def update_layer(
-    layer: Layer, weights: F32, *, threshold: float, measured: Array | None = None
-) -> LayerUpdate:
+def update_layer(layer: Layer, weights: F32, *, threshold: float) -> LayerUpdate:
     """A layer's update to new weights.
 
     The full-precision request is ``weights / scale``, on the scale of the deployed program; a weight is
@@ -44,10 +41,9 @@ def update_layer(
     Args:
         layer: Programmed.
         weights: ``[outputs, inputs]`` float32 of the new model.
-        measured: ``[outputs, inputs]`` int32 codes read back from the chip instead of the program's.
     """
     body = layer.at(Programmed)
-    held = (body.codes if measured is None else measured).astype(np.int32)
+    held = body.codes.astype(np.int32)
     target = to_fixed(weights.astype(np.float64) / body.scale.astype(np.float64).reshape(-1, 1))
     pending = target - (held.astype(np.int64) << FRACTION_BITS)
     low, high = representable(layer)
@@ -80,13 +76,9 @@ def representable(layer: Layer) -> tuple[Array, Array]:
 
 def _signs_at_hand(body: Programmed) -> tuple[Array, Array]:
     """``[outputs, inputs]`` bool each: whether a section of that sign has a place for the weight."""
-    found = [np.zeros(body.shape, bool), np.zeros(body.shape, bool)]
-    for sign, places in zip((1, -1), found, strict=True):
-        of_sign = np.flatnonzero(body.polarity == sign)
-        for s in of_sign:
-            outputs, inputs = body.outputs[s], body.inputs[s]
-            places[np.ix_(outputs[outputs >= 0], inputs[inputs >= 0])] = True
-    return found[0], found[1]
+    return _placed(body, np.flatnonzero(body.polarity == 1)), _placed(
+        body, np.flatnonzero(body.polarity == -1)
+    )
 
 
 def _store(body: Programmed, codes: Array, moved: Array) -> Programmed:
@@ -106,13 +98,58 @@ def _store(body: Programmed, codes: Array, moved: Array) -> Programmed:
     return fresh.lower(Programmed, stored=stored)
 
 
-def update_module(
-    module: Module,
-    new: Module,
-    *,
-    threshold: float,
-    measured: Mapping[str, Array] | None = None,
-) -> dict[str, LayerUpdate]:
+def as_measured(module: Module, levels: Array, measured: Array) -> Module:
+    """The program with the levels that were read back, where they stay.
+
+    Sections that have a crossbar to themselves are never rewritten: what was measured there is what the network
+    computes with.  In crossbars that are reloaded the next inference writes the program's levels again.  A
+    weight with a cell that was not measured, or with a code that the host cannot take back, counts as
+    promised.
+
+    Args:
+        levels, measured: ``[crossbars, rows, columns]`` level of each cell, and whether it was measured.
+    """
+    bodies = [layer.at(Programmed) for layer in module.layers]
+    loads = np.bincount(np.concatenate([body.crossbar for body in bodies]), minlength=module.target.crossbars)
+    layers = []
+    for layer, body in zip(module.layers, bodies, strict=True):
+        still = np.flatnonzero(loads[body.crossbar] == 1)
+        shape = (len(still), body.rows, body.group_width, body.cells.columns)
+        width = body.group_width * body.cells.columns
+        known = measured[body.crossbar[still], : body.rows, :width].reshape(shape).all(axis=3)
+        words = body.cells.words(levels[body.crossbar[still], : body.rows, :width].reshape(shape))
+        driven = (body.inputs[still] >= 0)[:, :, None] & (body.outputs[still] >= 0)[:, None, :]
+        stored = body.stored.copy()
+        stored[still] = np.where(known & driven, words, stored[still])
+        found = body.lower(Programmed, stored=stored)
+        codes = np.where(_placed(body, still), found.effective_codes(), body.codes)
+        fits = (codes >= body.limits[:, :1]) & (codes <= body.limits[:, 1:])
+        if not fits.all():
+            stored = np.where(_of_weights(body, fits), stored, body.stored)
+            codes = np.where(fits, codes, body.codes)
+        layers.append(
+            layer.with_body(body.lower(Programmed, stored=stored, codes=codes.astype(body.codes.dtype)))
+        )
+    return module.with_layers(layers)
+
+
+def _placed(body: Programmed, sections: Array) -> Array:
+    """``[outputs, inputs]`` bool: weights that stand in one of these sections."""
+    out = np.zeros(body.shape, bool)
+    for s in sections:
+        outputs, inputs = body.outputs[s], body.inputs[s]
+        out[np.ix_(outputs[outputs >= 0], inputs[inputs >= 0])] = True
+    return out
+
+
+def _of_weights(body: Programmed, weights: Array) -> Array:
+    """``[sections, rows, G]``: ``weights [outputs, inputs]`` where they stand."""
+    return np.asarray(
+        weights[np.maximum(body.outputs, 0)[:, None, :], np.maximum(body.inputs, 0)[:, :, None]]
+    )
+
+
+def update_module(module: Module, new: Module, *, threshold: float) -> dict[str, LayerUpdate]:
     """Layer name -> update, for every layer of a deployed program.
 
     Args:
@@ -125,10 +162,7 @@ def update_module(
 
     weights = original_weights(new)
     return {
-        layer.name: update_layer(
-            layer, weights[layer.name], threshold=threshold, measured=(measured or {}).get(layer.name)
-        )
-        for layer in module.layers
+        layer.name: update_layer(layer, weights[layer.name], threshold=threshold) for layer in module.layers
     }
 
 

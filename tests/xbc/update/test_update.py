@@ -130,6 +130,53 @@ def test_stale_cells_stay_as_they_are(tmp_path):
     assert stale
 
 
+@pytest.mark.parametrize(
+    ("target", "pipeline"),
+    [
+        ("gather-128", PLAIN),
+        ("pcm-256", PLAIN),
+        ("isaac-128", PLAIN),
+        ("gather-128", PLAIN.replace("encode-signs", "encode-signs{encoding=split}")),
+    ],
+    ids=["driver", "differential", "offset", "split"],
+)
+@pytest.mark.parametrize("crossbars", [200, 2])
+def test_an_update_can_start_from_what_was_read_back(tmp_path, target, pipeline, crossbars):
+    first = small_model(tmp_path / "a.onnx")
+    second = changed(first, tmp_path / "b.onnx", 0.02, 1)
+    settings = {"rows": 8, "crossbars": crossbars}
+    xbc.compile_model(first, tmp_path / "a.xbc", target=target, settings=settings, pipeline=pipeline)
+    old = Program.open(tmp_path / "a.xbc")
+    chip = replay(old).chip
+    rng = np.random.default_rng(0)
+    top = 2**old.target.bits_per_cell - 1
+    used = chip.levels > 0
+    off = used & (rng.random(chip.levels.shape) < 0.05)  # cells that drifted by a level
+    chip.levels[off] = np.clip(chip.levels[off] - 1, 0, top)
+    np.save(tmp_path / "levels.npy", chip.levels)
+    done = update_program(tmp_path / "a.xbc", second, tmp_path / "b.xbc", measured=tmp_path / "levels.npy")
+    assert verify_program(tmp_path / "b.xbc").ok
+    cells = read_cells(tmp_path / "b.xbc")
+    assert not chip.apply(**{k: cells[k] for k in ("crossbar", "row", "column", "before", "after")}).any()
+    np.testing.assert_array_equal(chip.levels, replay(Program.open(tmp_path / "b.xbc")).chip.levels)
+    program = Program.open(tmp_path / "b.xbc")
+    held = effective_codes(program)
+    accumulators = read_accumulators(program, program.module())
+    weights = original_weights(import_model(second, load_target(target)).module)
+    for layer in program.module().layers:
+        body = layer.at(Programmed)
+        np.testing.assert_array_equal(held[layer.name], body.codes)
+        wanted = weights[layer.name].astype(np.float64) / body.scale.astype(np.float64).reshape(-1, 1)
+        fixed = np.rint(np.ldexp(wanted, FRACTION_BITS)).astype(np.int64)
+        total = (body.codes.astype(np.int64) << FRACTION_BITS) + accumulators[layer.name]
+        np.testing.assert_array_equal(total, fixed)
+        if not done.facts["limited"]:
+            assert np.abs(accumulators[layer.name]).max() < 1 << FRACTION_BITS
+    if crossbars == 200:  # nothing is reloaded: a repair of every drifted cell is not needed
+        plain = update_program(tmp_path / "a.xbc", second, tmp_path / "c.xbc").facts
+        assert done.facts["cells_written"] < plain["cells_written"] + off.sum()
+
+
 def test_threshold_decides_how_much_is_written(tmp_path):
     first = small_model(tmp_path / "a.onnx")
     second = changed(first, tmp_path / "b.onnx", 0.02, 1)

@@ -26,10 +26,16 @@ def draw(points: Sequence[Point], path: Path, title: str) -> bytes:
         raise XbcError(
             f"{path}: a sweep is drawn as {', '.join(FORMATS)} (or written as .csv), not {ending!r}"
         )
-    figure = _figure(points, title)
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise XbcError("drawing needs matplotlib: pip install 'xbc[plot]', or write a .csv file") from None
     out = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if ending != ".png" else {}
-    figure.savefig(out, format="png" if ending == ".png" else "svg", metadata=metadata, dpi=150)
+    # letters stay text, and the same sweep gives the same bytes
+    with mpl.rc_context({"svg.hashsalt": "xbc", "svg.fonttype": "none"}):
+        figure = _figure(points, title)
+        figure.savefig(out, format="png" if ending == ".png" else "svg", metadata=metadata, dpi=150)
     if ending != ".html":
         return out.getvalue()
     picture = out.getvalue().decode()
@@ -37,13 +43,9 @@ def draw(points: Sequence[Point], path: Path, title: str) -> bytes:
 
 
 def _figure(points: Sequence[Point], title: str) -> Any:
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError:
-        raise XbcError("drawing needs matplotlib: pip install 'xbc[plot]', or write a .csv file") from None
-    mpl.rcParams["svg.hashsalt"] = "xbc"  # the same sweep gives the same bytes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     keys = list(points[0].settings)

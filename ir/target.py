@@ -130,6 +130,26 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Area:
+    """What the parts take in silicon, and what area studies need beyond ``converters``; 0 = not known.
+
+    Fields:
+        cell_um2: one memristor; driver_um2: one row driver of one bit; adc_um2: one ADC of
+            ``converters.adc_bits``; adder_um2: the shift-and-add unit behind it.
+        driver_pj: one row driven for one read.
+        adc_area_growth, adc_energy_growth: factor of an ADC's area and energy per further bit.
+    """
+
+    cell_um2: float = 0.0
+    driver_um2: float = 0.0
+    adc_um2: float = 0.0
+    adder_um2: float = 0.0
+    driver_pj: float = 0.0
+    adc_area_growth: float = 2.0
+    adc_energy_growth: float = 2.0
+
+
+@dataclass(frozen=True)
 class Target:
     """A chip.
 
@@ -161,6 +181,7 @@ class Target:
     read: Read = field(default_factory=Read)
     converters: Converters = field(default_factory=Converters)
     device: Device = field(default_factory=Device)
+    area: Area = field(default_factory=Area)
 
     def __post_init__(self) -> None:
         limits = {
@@ -180,7 +201,7 @@ class Target:
             )
         if not 0 < self.endurance < float("inf"):
             raise self._bad("endurance", f"= {self.endurance} must be positive and finite")
-        for section in (self.write, self.read, self.converters, self.device):
+        for section in (self.write, self.read, self.converters, self.device, self.area):
             table = type(section).__name__.lower()
             for f in dataclasses.fields(section):
                 value = getattr(section, f.name)

@@ -1,9 +1,7 @@
 """Area and energy of one inference per sign encoding, with converters per layer or shared by all layers.
 
-Energies come from the target (cell read, conversion).  Areas are not part of a target; the defaults are those of
-ISAAC (Shafiee et al., ISCA 2016, Table I, 32 nm): 8 ADCs of 8 bits 0.0096 mm2, 8 x 128 one-bit DACs 0.00017 mm2,
-8 arrays of 128 x 128 cells 0.0002 mm2, 4 shift-and-add units 0.00024 mm2.  How area and energy of an ADC grow with
-its bits is an assumption: by ``adc_growth`` per bit.
+Every constant is the target's: areas, row drives and the growth of an ADC per bit from its ``[area]`` table, cell
+reads and conversions from ``[read]`` and ``[converters]``.
 """
 
 from __future__ import annotations
@@ -13,26 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ir.cells import CellFormat
+from ir.errors import XbcError
 from ir.target import Target
 
 Sharing = Literal["layer", "network"]
-
-
-@dataclass(frozen=True)
-class Areas:
-    """Areas in um2.
-
-    Fields:
-        cell: one memristor; dac: one row driver of one bit; adc: one converter of 8 bits; adder: one
-            shift-and-add unit, of which every ADC has one.
-        adc_growth: factor of an ADC's area and energy per further bit.
-    """
-
-    cell: float = 0.0002e6 / (8 * 128 * 128)
-    dac: float = 0.00017e6 / (8 * 128)
-    adc: float = 0.0096e6 / 8
-    adder: float = 0.00024e6 / 4
-    adc_growth: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +36,7 @@ class Cost:
         adc_bits: of each.
         conversions: per inference.
         area_um2: cells, drivers, converters and adders.
-        energy_pj: cell reads and conversions of one inference.
+        energy_pj: row drives, cell reads and conversions of one inference.
     """
 
     cells: int
@@ -72,7 +54,6 @@ def network_cost(
     target: Target,
     *,
     sharing: Sharing = "layer",
-    areas: Areas | None = None,
 ) -> Cost:
     """Area and energy of a network whose every weight has its own cells.
 
@@ -84,15 +65,19 @@ def network_cost(
     Args:
         sharing: ``layer``: every layer has converters of its own (they are scaled to it); ``network``: layers
             run one after another through one set of row drivers and converters, which needs uniform scaling.
+    Raises: XbcError for a target without areas.
     """
-    areas = areas or Areas()
-    converters = target.converters
+    part, converters = target.area, target.converters
+    if not (part.cell_um2 and part.adc_um2):
+        raise XbcError(
+            f"target {target.name!r} has no areas: give cell_um2, driver_um2, adc_um2 and adder_um2 in [area]"
+        )
     cells_of = CellFormat(encoding, weight_bits, target.bits_per_cell)
     slices = -(-converters.input_bits // converters.dac_bits)
     bits = converters.adc_bits + (encoding == "differential")
-    growth = areas.adc_growth ** (bits - 8)
-    adc_pj = converters.adc_pj * areas.adc_growth ** (bits - converters.adc_bits)
-    cells = conversions = reads = 0
+    extra_bits = bits - converters.adc_bits
+    adc_pj = converters.adc_pj * part.adc_energy_growth**extra_bits
+    cells = conversions = reads = drives = 0
     converters_at_once: list[int] = []
     rows_at_once: list[int] = []
     for layer in layers:
@@ -104,14 +89,15 @@ def network_cost(
         cells += layer.inputs * columns
         conversions += layer.products * blocks * converted * slices * phases
         reads += layer.products * layer.inputs * columns * slices
+        drives += layer.products * layer.inputs * slices
         converters_at_once.append(-(-blocks * converted // converters.columns_per_adc))
         rows_at_once.append(min(layer.inputs, blocks * target.rows))
     pick = max if sharing == "network" else sum
     adcs = pick(converters_at_once)
     area = (
-        cells * areas.cell
-        + pick(rows_at_once) * areas.dac * converters.dac_bits
-        + adcs * (areas.adc * growth + areas.adder)
+        cells * part.cell_um2
+        + pick(rows_at_once) * part.driver_um2 * converters.dac_bits
+        + adcs * (part.adc_um2 * part.adc_area_growth**extra_bits + part.adder_um2)
     )
-    energy = reads * target.read.cell_pj + conversions * adc_pj
+    energy = drives * part.driver_pj + reads * target.read.cell_pj + conversions * adc_pj
     return Cost(cells, adcs, bits, conversions, area, energy)

@@ -3,7 +3,8 @@
     XBC_DATA=<folder> python benchmarks/papers/swim_write_verify.py lenet --sigma 0.3 --json out.json --svg out.svg
 
 The data for the sensitivities is never the data of the reported accuracy.  Write cycles are normalised: 1 is
-write-verify of every weight at 10 pulses each; an unverified weight gets 1 pulse.
+write-verify of every weight at 10 pulses each; an unverified weight gets 1 pulse.  With --json the accuracy of every
+programming is kept, and the same command continues a run that was stopped.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from typing import Any
 import numpy as np
 from plot import line_chart
 
+from ir.arrays import Array
+from ir.module import Module
 from passes.base import Context
 from passes.manager import run_pipeline
 from passes.pipeline import parse_pipeline
 from passes.select_write_verify import SelectWriteVerify, select
-from xbc.frontend import import_model
+from xbc.frontend import Imported, import_model
 from xbc.sensitivity import model_sensitivities
-from xbc.sensitivity.noise import Noise, ProgrammingTrial, write_cycles
+from xbc.sensitivity.noise import Noise, Outcome, ProgrammingTrial, write_cycles
 from xbc.targets import load_target
 
 DATA = Path(os.environ.get("XBC_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -39,6 +42,15 @@ MODELS = {
 PLACE = "encode-signs,slice-bits,form-sections,deal-sections"
 TRIALS_VERIFIED, TRIALS_UNVERIFIED = 10.0, 1.0
 FRACTIONS = (0.05, 0.1, 0.3, 0.5)
+RANKINGS: dict[str, dict[str, Any]] = {
+    "swim": {"sensitivity": "gradient", "variance": "layer"},
+    "swim-equal": {"sensitivity": "gradient", "variance": "equal"},
+    "swim-published": {"sensitivity": "recursion", "variance": "equal"},
+    "second-moment": {"sensitivity": "gradient", "variance": "layer"},
+    "magnitude": {},
+    "random": {},
+}
+"""What a ranking is made of; ``swim-published`` is S alone, by the recursion, as in the paper."""
 
 
 def load(name: str, calibration: int, samples: int) -> tuple[Any, Any, Any, Any]:
@@ -57,9 +69,46 @@ def load(name: str, calibration: int, samples: int) -> tuple[Any, Any, Any, Any]
     return x[a], y[a], x[b], y[b]
 
 
-def point(row: dict[str, Any]) -> tuple[float, float, float]:
-    """Cycles, top-1 and half width of its interval, the latter two in %."""
-    return row["cycles"], 100 * row["mean"], 100 * row["half"]
+def selections(
+    model: Imported, module: Module, x: Array, y: Array, o: argparse.Namespace
+) -> tuple[dict[str, dict[str, Array]], dict[str, float]]:
+    """Masks by "ranking fraction", and the seconds that each kind of sensitivity took."""
+    none = {layer.name: np.zeros(layer.body.shape, np.float32) for layer in module.layers}
+    masks = {"none 0": select(module, none, 0), "all 1": select(module, none, 1)}
+    known: dict[tuple[str, str], Any] = {}
+    seconds: dict[str, float] = {}
+    for name in o.methods:
+        recipe = RANKINGS[name]
+        data: dict[str, Any] = {}
+        if recipe:
+            loss = "empirical" if name == "second-moment" else "cross-entropy"
+            key = (recipe["sensitivity"], loss)
+            if key not in known:
+                start = time.process_time()
+                known[key] = model_sensitivities(
+                    model, x, y if loss == "empirical" else None, loss=loss, method=key[0], threads=o.threads
+                )
+                seconds[" ".join(key)] = time.process_time() - start
+            data = {"sensitivities": known[key].layers, "sensitivities_loss": known[key].loss}
+        method: Any = "swim" if name.startswith("swim") else name
+        for fraction in o.fractions:
+            step = SelectWriteVerify(
+                method=method, fraction=fraction, variance=recipe.get("variance", "layer")
+            )
+            masks[f"{name} {fraction:g}"] = select(module, step.scores(module, Context(data=data)), fraction)
+    return masks, seconds
+
+
+def row(name: str, outcomes: dict[str, Outcome], noise: Noise) -> dict[str, Any]:
+    """One line of the table; accuracies and differences to verifying everything in %."""
+    method, fraction = name.split()
+    mine, gap = outcomes[name], outcomes[name].against(outcomes["all 1"])
+    cycles = write_cycles(float(fraction), noise.devices, noise.devices, TRIALS_VERIFIED, TRIALS_UNVERIFIED)
+    return {
+        "method": method, "fraction": float(fraction), "cycles": cycles,
+        "mean": 100 * mine.mean, "half": 100 * mine.half_width,
+        "against_all": 100 * gap.mean, "against_all_half": 100 * gap.half_width,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -71,17 +120,18 @@ def main() -> None:
     parser.add_argument("--verified", type=float, default=0.03, help="error of a verified device")
     parser.add_argument("--bits", type=int, default=4, help="of one device; 8-bit weights")
     parser.add_argument("--granularity", choices=["tensor", "channel"], default="tensor")
-    parser.add_argument("--methods", nargs="*", default=["swim", "magnitude", "random"])
+    parser.add_argument(
+        "--methods", nargs="*", choices=list(RANKINGS), default=["swim", "magnitude", "random"]
+    )
     parser.add_argument("--fractions", nargs="*", type=float, default=list(FRACTIONS))
-    parser.add_argument("--variance", choices=["layer", "equal"], default="layer")
-    parser.add_argument("--sensitivity", choices=["gradient", "recursion"], default="gradient")
     parser.add_argument("--programmings", type=int, default=100)
     parser.add_argument("--calibration", type=int, default=512)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--images", type=int, help="samples drawn anew for every programming (default: all)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="results; continues what it holds already")
     parser.add_argument("--svg", type=Path)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this long")
     o = parser.parse_args()
     cx, cy, x, y = load(o.model, o.calibration, o.samples)
     imported = import_model(DATA / "models" / f"{MODELS[o.model]}.onnx", load_target("gather-128"))
@@ -89,69 +139,47 @@ def main() -> None:
         imported.module, parse_pipeline(f"quantize{{granularity={o.granularity}}}")
     ).module
     model = dataclasses.replace(imported, module=quantised)
-    start = time.perf_counter()
-    hessian = model_sensitivities(model, cx, threads=o.threads, method=o.sensitivity)
-    seconds = time.perf_counter() - start
     module = run_pipeline(quantised, parse_pipeline(PLACE)).module
-    masks = {
-        "none": select(module, {x.name: np.zeros(x.body.shape, np.float32) for x in module.layers}, 0),
-        "all": select(module, {x.name: np.zeros(x.body.shape, np.float32) for x in module.layers}, 1),
-    }
-    for method in o.methods:
-        found = (
-            model_sensitivities(model, cx, cy, loss="empirical", method=o.sensitivity)
-            if method == "second-moment"
-            else hessian
-        )
-        context = Context(data={"sensitivities": found.layers, "sensitivities_loss": found.loss})
-        for fraction in o.fractions:
-            step = SelectWriteVerify(method=method, fraction=fraction, variance=o.variance)
-            masks[f"{method} {fraction:g}"] = select(module, step.scores(module, context), fraction)
+    masks, seconds = selections(model, module, cx, cy, o)
     noise = Noise(o.sigma, o.verified, o.bits, 8 // o.bits)
     trial = ProgrammingTrial(model, x, y, noise, threads=o.threads)
-    exact = trial.accuracy()
-
-    def progress(what: str, done: int, total: int) -> None:
-        print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
-
-    outcomes = trial.run(masks, o.programmings, images=o.images, progress=progress)
-    rows = []
-    for name, outcome in outcomes.items():
-        method, _, text = name.partition(" ")
-        fraction = {"none": 0.0, "all": 1.0}.get(method, float(text or 0))
-        cycles = write_cycles(fraction, noise.devices, noise.devices, TRIALS_VERIFIED, TRIALS_UNVERIFIED)
-        rows.append(
-            {
-                "method": method,
-                "fraction": fraction,
-                "cycles": cycles,
-                "mean": outcome.mean,
-                "half": outcome.half_width,
-            }
-        )
-    facts = {
-        "model": o.model, "n": len(y), "calibration": len(cx), "programmings": o.programmings, "exact": exact,
-        "noise": dataclasses.asdict(noise), "granularity": o.granularity, "sensitivity_seconds": seconds,
-        "variance": o.variance, "sensitivity": o.sensitivity,
-        "images_per_programming": o.images or len(y), "rows": rows,
+    facts: dict[str, Any] = {
+        "model": o.model, "n": len(y), "calibration": len(cx), "granularity": o.granularity,
+        "noise": dataclasses.asdict(noise), "images_per_programming": o.images or len(y),
+        "exact": 100 * trial.accuracy(),
     }  # fmt: skip
-    if o.json:
-        o.json.write_text(json.dumps(facts, indent=1) + "\n")
+    found: dict[str, list[float]] = {name: [] for name in masks}
+    if o.json and o.json.exists():
+        kept = json.loads(o.json.read_text())
+        if {k: kept.get(k) for k in facts} != facts or list(kept["accuracies"]) != list(found):
+            raise SystemExit(f"{o.json} holds another experiment: give another file")
+        found = kept["accuracies"]
+    deadline = time.monotonic() + 60 * o.minutes
+    while (done := len(found["all 1"])) < o.programmings and time.monotonic() < deadline:
+        for name, outcome in trial.run(masks, 1, seed=done, images=o.images).items():
+            found[name].append(float(outcome.accuracies[0]))
+        print(f"programming {done + 1}/{o.programmings}", file=sys.stderr, flush=True)
+        if o.json:
+            o.json.write_text(json.dumps({**facts, "accuracies": found}) + "\n")
+    outcomes = {name: Outcome(np.array(values)) for name, values in found.items()}
+    count = len(found["all 1"])
+    rows = [row(name, outcomes, noise) for name in masks]
     if o.svg:
-        ends = {r["method"]: point(r) for r in rows if r["method"] in ("none", "all")}
-        series = {
-            m: [ends["none"], *(point(r) for r in rows if r["method"] == m), ends["all"]] for m in o.methods
-        }
-        title = f"{o.model}: top-1 after programming, n={len(y)}, {o.programmings} programmings"
+        points = {r["method"]: [] for r in rows}
+        for r in rows:
+            points[r["method"]].append((r["cycles"], r["mean"], r["half"]))
+        series = {m: [*points["none"], *points[m], *points["all"]] for m in o.methods}
+        title = f"{o.model}: top-1 after programming, n={len(y)}, {count} programmings"
         o.svg.write_text(
-            line_chart(title, "normalised write cycles", "top-1 in %", series, {"exact": 100 * exact})
+            line_chart(title, "normalised write cycles", "top-1 in %", series, {"exact": facts["exact"]})
         )
-    print(f"{o.model}: exact {100 * exact:.2f} %, n={len(y)}, {o.programmings} programmings, {noise}")
-    print(f"sensitivities of {len(cx)} samples: {seconds:.1f} s")
+    print(f"{o.model}: exact {facts['exact']:.2f} %, n={len(y)}, {count} programmings, {noise}")
+    for kind, value in seconds.items():
+        print(f"sensitivities ({kind}) of {len(cx)} samples: {value:.1f} s of processor time")
     for r in rows:
-        mean, half = 100 * r["mean"], 100 * r["half"]
         print(
-            f"{r['method']:14s} {r['fraction']:5.2f}  cycles {r['cycles']:.3f}  {mean:6.2f} +- {half:.2f} %"
+            f"{r['method']:14s} {r['fraction']:5.2f}  cycles {r['cycles']:.3f}  {r['mean']:6.2f} +- {r['half']:.2f} %"
+            f"   against all {r['against_all']:+6.2f} +- {r['against_all_half']:.2f}"
         )
 
 

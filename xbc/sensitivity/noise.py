@@ -62,7 +62,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Top-1 over many programmings.
+    """Top-1 over many programmings, or its differences to another selection.
 
     Fields:
         accuracies: ``[programmings]``.
@@ -82,6 +82,19 @@ class Outcome:
         if n < 2:
             return float("inf")
         return float(stats.t.ppf(0.975, n - 1) * self.accuracies.std(ddof=1) / np.sqrt(n))
+
+    def against(self, other: Outcome) -> Outcome:
+        """The differences to another selection of the same run, programming by programming.
+
+        Both saw the same errors on the same samples, so these differences vary less than either accuracy.
+        Raises: XbcError when the programmings are not as many.
+        """
+        if len(self.accuracies) != len(other.accuracies):
+            raise XbcError(
+                f"cannot pair {len(self.accuracies)} programmings with {len(other.accuracies)}: "
+                "compare selections of one run"
+            )
+        return Outcome(self.accuracies - other.accuracies)
 
 
 class ProgrammingTrial:
@@ -151,6 +164,8 @@ class ProgrammingTrial:
 
         Args:
             selections: name -> (layer name -> bool ``[outputs, inputs]``: verified weights).
+            seed: of the first programming; the others follow it one by one, so that a run can be continued
+                with ``seed`` + the programmings done.
             images: score each programming on this many samples, drawn anew for each and the same for all
                 selections; default all samples.
             devices: name -> how many high-order devices of a selected weight are verified; default all.

@@ -72,6 +72,27 @@ def test_verifying_helps_and_programmings_are_paired(trial):
     assert trial.accuracy() >= found["all"].mean - 0.02
 
 
+def test_a_continued_run_equals_an_unbroken_one(trial):
+    selections = {"all": everything(trial, True), "none": everything(trial, False)}
+    whole = trial.run(selections, 4, images=50)
+    first, rest = trial.run(selections, 1, images=50), trial.run(selections, 3, seed=1, images=50)
+    for name, outcome in whole.items():
+        np.testing.assert_array_equal(
+            outcome.accuracies, np.concatenate([first[name].accuracies, rest[name].accuracies])
+        )
+
+
+def test_differences_are_paired():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(0.8, 0.05, 100)
+    better, worse = Outcome(shared + 0.01 + rng.normal(0, 0.001, 100)), Outcome(shared)
+    gain = better.against(worse)
+    assert gain.mean == pytest.approx(0.01, abs=1e-3)
+    assert gain.half_width < 0.05 * better.half_width
+    with pytest.raises(XbcError, match="cannot pair 100 programmings with 99"):
+        better.against(Outcome(shared[:99]))
+
+
 def test_interval_covers_the_mean_about_95_times_in_100():
     rng = np.random.default_rng(0)
     hits = 0

@@ -199,10 +199,17 @@ class Sectioned(Sliced):
         return np.asarray(words)
 
     def row_signs(self, part: slice = slice(None)) -> Array:
-        """``[sections, rows]`` int8: the sign the row driver applies (driver encoding), else +1."""
+        """``[sections, rows]`` int8: the sign the row driver applies (driver encoding), else +1.
+
+        A code of 0 has no sign of its own.  It takes + or - by the parity of input xor output, so that the
+        magnitudes that partial reprogramming leaves in such rows cancel instead of adding up to a bias.
+        """
+        inputs = self.inputs[part]
         if self.encoding != "driver":
-            return np.ones(self.inputs[part].shape, np.int8)
-        return np.where(self.section_codes(part)[:, :, 0] < 0, np.int8(-1), np.int8(1))
+            return np.ones(inputs.shape, np.int8)
+        codes = self.section_codes(part)[:, :, 0]
+        odd = ((inputs ^ self.outputs[part][:, :1]) & 1).astype(np.bool_) & (inputs >= 0)
+        return np.where((codes < 0) | (odd & (codes == 0)), np.int8(-1), np.int8(1))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -213,6 +213,18 @@ def test_optimal_follows_the_grades():
     assert context.facts["reprogram"]["survivor_windows_cut_short"] >= 0
 
 
+def test_what_stays_in_zero_rows_cancels():
+    """A weight of 0 has no sign: if its row always counted as +, stale magnitudes would add up to a bias."""
+    rng = np.random.default_rng(3)
+    codes = np.where(rng.random((64, 64)) < 0.7, 0, rng.integers(-15, 16, (64, 64)))
+    given_module = compiled(PLACE, module([codes_body(codes, 4)], target(columns=4)))
+    held = programmed(given_module, columns=3, fraction=0.3, mode="random").layers[0].at(Programmed)
+    left = held.effective_codes()[codes == 0]
+    stale = np.abs(left).sum()
+    assert stale > 500
+    assert abs(left.sum()) < 0.1 * stale
+
+
 @pytest.mark.parametrize("encoding", ["driver", "offset", "twos-complement", "differential"])
 @pytest.mark.parametrize("dtype", ["int8", "float32"])
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from xbc.cli.options import (
     seed_option,
     threads_option,
 )
+
+if TYPE_CHECKING:
+    from xbc.simulate.sweep import Point
 
 
 @click.command("sweep")
@@ -109,15 +112,21 @@ def command(
         return
     keys = [axis.key for axis in axes]
     table = console.table(
-        "", *keys, points[0].metric, "95 % interval", "worst layer", "clipped", text=len(keys)
+        "", *keys, points[0].metric, _interval_name(points[0]), "worst layer", "clipped", text=len(keys)
     )  # fmt: skip
     for p in points:
-        interval = "-" if p.interval is None else f"{100 * p.interval[0]:.2f} .. {100 * p.interval[1]:.2f} %"
+        bounds = p.interval or p.drop_interval
+        interval = "-" if bounds is None else f"{100 * bounds[0]:.2f} .. {100 * bounds[1]:.2f} %"
         table.add_row(
             *(str(v) for v in p.settings.values()), f"{100 * p.score:.2f} %", interval, f"{p.snr_db:.1f} dB",
             f"{100 * p.clip_rate:.3g} %",
         )  # fmt: skip
     console.stdout().print(table)
+
+
+def _interval_name(point: Point) -> str:
+    """What the interval of a sweep's table is of."""
+    return "95 % interval of the drop" if point.drop_interval is not None else "95 % interval"
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -22,7 +22,7 @@ from xbc.simulate.devices import ChipTrial, is_ideal
 from xbc.simulate.host import HostSession, Model, Progress
 from xbc.simulate.metrics import Comparison
 from xbc.simulate.montecarlo import monte_carlo
-from xbc.simulate.network import CrossbarSession
+from xbc.simulate.network import CrossbarSession, Ranges
 
 MEASURED_SAMPLES = 64
 """Samples on which every layer is also computed ideally, for its signal-to-noise ratio."""
@@ -56,19 +56,22 @@ class Simulation:
         host: host graph of the program.
         module: as replayed; its target's ``converters`` and ``device`` tables are what is simulated.
         calibration: inputs for calibrated ranges.
+        ranges: calibrated ranges that are known already.
     Raises: XbcError when a range is to be calibrated and there is no calibration set.
     """
 
     def __init__(
         self, host: onnx.ModelProto, module: Module, settings: Settings, *,
-        calibration: Mapping[str, Array] | None = None, threads: int = 2, batch: int | None = None,
-        progress: Progress | None = None,
+        calibration: Mapping[str, Array] | None = None, ranges: Ranges | None = None, threads: int = 2,
+        batch: int | None = None, progress: Progress | None = None,
     ) -> None:  # fmt: skip
         """See the class."""
         self.module, self.settings = module, settings
         self.threads, self.batch = threads, batch
         self.session = CrossbarSession(host, module, adc=settings.adc, threads=threads)
-        if self.session.needs_calibration():
+        if ranges is not None:
+            self.session.adopt(ranges)
+        elif self.session.needs_calibration():
             if calibration is None:
                 inputs = module.target.converters.input_range == "calibrated"
                 key, other = ("input_range", "dynamic") if inputs else ("adc_range", "full")

@@ -43,6 +43,19 @@ class LayerReport:
         return self.clipped / self.conversions if self.conversions else 0.0
 
 
+@dataclass(frozen=True)
+class Ranges:
+    """What calibration fixes.
+
+    Fields:
+        inputs: layer -> smallest and largest input; empty when input ranges are not calibrated.
+        sums: layer -> largest column sum of each converter class; empty when ADC ranges are not calibrated.
+    """
+
+    inputs: Mapping[str, Extremes]
+    sums: Mapping[str, tuple[int, ...]]
+
+
 class CrossbarSession(HostSession):
     """A network whose layers are simulated; used like a ``HostSession``.
 
@@ -148,6 +161,19 @@ class CrossbarSession(HostSession):
                 layer.count_sums = None
                 self.ranges[name] = _percentiles(self.histograms[name], percentile)
                 self._engine(name).set_ranges(self.ranges[name])
+
+    def calibration(self) -> Ranges:
+        """What ``calibrate`` found, for another session of the same program to ``adopt``."""
+        inputs = {name: layer.extremes for name, layer in self.layers.items() if layer.extremes.samples}
+        return Ranges(inputs, dict(self.ranges))
+
+    def adopt(self, ranges: Ranges) -> None:
+        """Takes the ranges of a session that differs in nothing that column sums depend on."""
+        for name, extremes in ranges.inputs.items():
+            self.layers[name].extremes = extremes
+        for name, sums in ranges.sums.items():
+            self.ranges[name] = sums
+            self._engine(name).set_ranges(sums)
 
     def _drain(self, inputs: Mapping[str, Array], batch: int | None, progress: Progress | None) -> None:
         watch = None if progress is None else (lambda _, done, total: progress("calibrating", done, total))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ FORMATS = (".png", ".svg", ".html")
 def draw(points: Sequence[Point], path: Path, title: str) -> bytes:
     """The sweep as a PNG, SVG or HTML file (picture and table), by the ending of ``path``.
 
-    One swept key makes one line; a second key one line per value of the first.  Intervals over trials are
-    error bars, the reference is a dashed line.
+    One swept key makes one line; a second key one line per value of the first.  Error bars are 95 %
+    intervals: over trials, or of the drop over the samples.  The reference is a dashed line.
     Raises: XbcError for another ending or when matplotlib is not installed.
     """
     ending = path.suffix.lower()
@@ -56,10 +57,8 @@ def _figure(points: Sequence[Point], title: str) -> Any:
         x = [p.settings[across] for p in mine]
         y = [100 * p.score for p in mine]
         label = ", ".join(f"{k} = {v}" for k, v in zip(keys[:-1], line, strict=True)) or "simulated"
-        bars = None
-        if any(p.interval for p in mine):
-            half = [100 * (p.interval[1] - p.interval[0]) / 2 if p.interval else 0.0 for p in mine]
-            bars = [h if h < 1e6 else 0.0 for h in half]
+        spans = [_span(p) for p in mine]
+        bars = [[100 * below for below, _ in spans], [100 * above for _, above in spans]]
         axes.errorbar(x, y, yerr=bars, marker="o", capsize=3, label=label)
     reference = points[0].reference
     if reference is not None:
@@ -72,6 +71,16 @@ def _figure(points: Sequence[Point], title: str) -> Any:
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
+
+
+def _span(point: Point) -> tuple[float, float]:
+    """How far the 95 % interval reaches below and above the score; nothing when it is not known."""
+    low = high = point.score
+    if point.interval is not None and math.isfinite(point.interval[0]):
+        low, high = point.interval
+    elif point.drop_interval is not None and point.reference is not None:
+        low, high = (point.reference - bound for bound in reversed(point.drop_interval))
+    return max(0.0, point.score - low), max(0.0, high - point.score)
 
 
 def _page(points: Sequence[Point], picture: str, title: str) -> str:

@@ -16,8 +16,10 @@ import onnx
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
+from ir.target import Converters, Target
 from xbc.simulate.fidelity import Reference, Settings, Simulation, evaluate
 from xbc.simulate.host import Progress
+from xbc.simulate.network import Ranges
 
 MOST_POINTS = 1000
 
@@ -38,6 +40,8 @@ class Point:
         settings: key -> value.
         score: top-1 (or agreement), the mean over trials at device fidelity.
         interval: 95 % interval over trials; None at converter fidelity (nothing is random there).
+        drop_interval: 95 % interval of (reference - score) over the samples, ``metrics.paired_interval``; None
+            without labels and at device fidelity.
         reference: the metric of the reference model, None without labels.
         snr_db: lowest of all layers.
         clip_rate: over all conversions.
@@ -47,6 +51,7 @@ class Point:
     metric: str
     score: float
     interval: tuple[float, float] | None
+    drop_interval: tuple[float, float] | None
     trials: int
     reference: float | None
     samples: int
@@ -112,16 +117,24 @@ def sweep(
         raise XbcError(f"a sweep of {len(combinations)} points is outside 1..{MOST_POINTS}")
     targets = [module.target.override(point) for point in combinations]
     points = []
+    known: dict[Converters, Ranges] = {}
     for number, (changed, target) in enumerate(zip(combinations, targets, strict=True)):
+        key = _what_sums_depend_on(target)
         simulation = Simulation(
             host, dataclasses.replace(module, target=target), settings, calibration=calibration,
-            threads=threads,
-            batch=batch,
+            ranges=known.get(key), threads=threads, batch=batch,
         )  # fmt: skip
+        known[key] = simulation.session.calibration()
         points.append(_point(changed, evaluate(reference, simulation)))
+        del simulation  # its plans are large: not two of them at a time
         if progress is not None:
             progress("sweep", number + 1, len(combinations))
     return points
+
+
+def _what_sums_depend_on(target: Target) -> Converters:
+    """The converters without what only changes the reading of column sums: calibrated ranges are shared."""
+    return dataclasses.replace(target.converters, adc_bits=1, adc_rounding="nearest")
 
 
 def _point(changed: Mapping[str, Any], facts: Mapping[str, Any]) -> Point:
@@ -136,6 +149,7 @@ def _point(changed: Mapping[str, Any], facts: Mapping[str, Any]) -> Point:
         metric="top-1" if top1 else "agreement",
         score=float("nan") if value is None else value,
         interval=tuple(trials["interval"]) if trials else None,
+        drop_interval=tuple(facts["interval"]) if top1 and not trials else None,
         trials=len(trials["values"]) if trials else 1,
         reference=facts["reference"],
         samples=facts["samples"],
@@ -151,14 +165,18 @@ def to_csv(points: Sequence[Point]) -> str:
     out = io.StringIO()
     keys = list(points[0].settings)
     fields = [
-        "metric", "score", "low", "high", "trials", "reference", "samples", "rms_error", "worst_layer_snr_db",
-        "clip_rate", "seconds_per_sample",
+        "metric", "score", "low", "high", "trials", "reference", "drop_low", "drop_high", "samples",
+        "rms_error", "worst_layer_snr_db", "clip_rate", "seconds_per_sample",
     ]  # fmt: skip
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*keys, *fields])
     for p in points:
         low, high = p.interval or ("", "")
-        numbers = [p.score, low, high, p.trials, p.reference, p.samples, p.rms_error, p.snr_db, p.clip_rate]
-        shown = ["" if n is None or n == "" else f"{n:.6g}" for n in [*numbers, p.seconds_per_sample]]
+        drop = p.drop_interval or ("", "")
+        numbers = [p.score, low, high, p.trials, p.reference, *drop, p.samples, p.rms_error, p.snr_db]
+        shown = [
+            "" if n is None or n == "" else f"{n:.6g}"
+            for n in [*numbers, p.clip_rate, p.seconds_per_sample]
+        ]
         writer.writerow([*p.settings.values(), p.metric, *shown])
     return out.getvalue()

@@ -87,6 +87,30 @@ def test_sweep_writes_its_curve(xbc: Runner, program: Path, model: Path, data: P
     assert facts["points"][5]["rms_error"] < facts["points"][0]["rms_error"]
 
 
+def test_sweep_calibrates_once_for_all_adc_bits(
+    xbc: Runner, program: Path, model: Path, data: Path, tmp_path: Path
+) -> None:
+    """Ranges found for one ADC serve the next: every point equals an evaluation of its own."""
+    path = tmp_path / "adc.csv"
+    common = ("--data", data, "--model", model, "--calibration", data)
+    ranges = "converters.input_range=calibrated,dynamic"
+    fixed = ("--set", "converters.adc_range=calibrated", "--set", "converters.signed_inputs=offset")
+    over = ("--over", ranges, "--over", "converters.adc_bits=2..4")
+    points = xbc("sweep", program, *over, *fixed, *common, "-o", path, "--json").json()["points"]
+    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    assert len(points) == len(rows) == 6
+    assert len({p["rms_error"] for p in points}) == 6
+    for point, row in zip(points, rows, strict=True):
+        settings = [item for key, value in point["settings"].items() for item in ("--set", f"{key}={value}")]
+        facts = xbc(
+            "evaluate", program, *settings, *fixed, *common, "--fidelity", "converters", "--json"
+        ).json()
+        assert point["rms_error"] == pytest.approx(facts["rms_error"], rel=1e-6)
+        assert point["score"] == facts["compiled"]
+        assert point["drop_interval"] == facts["interval"]
+        assert [float(row["drop_low"]), float(row["drop_high"])] == pytest.approx(facts["interval"], rel=1e-5)
+
+
 def test_sweep_over_devices_has_intervals(xbc: Runner, program: Path, data: Path) -> None:
     over = ("--over", "device.sigma_verified=0.02,0.2", "--no-adc", "--trials", 3)
     shown = xbc("sweep", program, *over, "--data", data, "--limit", 20)

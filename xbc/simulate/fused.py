@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ir.arrays import Array
+from xbc.simulate.activations import ACTIVATIONS
 from xbc.simulate.call import Call
-
-Activation = Callable[[Array, Sequence[float]], Array]
-
-ACTIVATIONS: Mapping[str, Activation] = {
-    "Relu": lambda x, p: np.maximum(x, 0),
-    "Tanh": lambda x, p: np.tanh(x),
-    "Sigmoid": lambda x, p: 1 / (1 + np.exp(-np.clip(x, -80, 80))),
-    "LeakyRelu": lambda x, p: np.where(x < 0, p[0] * x, x),
-    "Clip": lambda x, p: np.clip(x, p[0], p[1]),
-    "HardSigmoid": lambda x, p: np.clip(p[0] * x + p[1], 0, 1),
-}
-"""Name -> function of (values, parameters)."""
 
 
 def activation_name(attrs: Mapping[str, Any]) -> str:
@@ -32,7 +21,7 @@ def activation_name(attrs: Mapping[str, Any]) -> str:
 def unsupported(op_type: str, attrs: Mapping[str, Any]) -> str | None:
     """Why a fused node cannot be simulated, None when it can."""
     name = activation_name(attrs)
-    return None if not name or name in ACTIVATIONS else f"activation {name} of {op_type} is not simulated"
+    return None if not name or name.lower() in ACTIVATIONS else f"activation {name} of {op_type} is not simulated"
 
 
 def activate(call: Call, y: Array) -> Array:
@@ -44,7 +33,7 @@ def activate(call: Call, y: Array) -> Array:
     if parameters is None:
         keys = ("activation_alpha", "activation_beta", "activation_gamma")
         parameters = [call.attrs[key] for key in keys if key in call.attrs]
-    return np.asarray(ACTIVATIONS[name](y, list(parameters)).astype(y.dtype))
+    return np.asarray(ACTIVATIONS[name.lower()](y, list(parameters)).astype(y.dtype))
 
 
 def dynamic_grid(x: Array) -> tuple[Array, np.float32, int]:

@@ -17,6 +17,7 @@ from ir.target import Converters, Target
 from xbc.frontend.weights import layer_tensor
 from xbc.simulate.converters import Coding, InputScale, check_converters
 from xbc.simulate.engine import IntegerEngine
+from xbc.simulate.expand import expand
 from xbc.simulate.host import HostSession, Port, Progress, _port
 from xbc.simulate.layer import Extremes, LayerSimulator, Signal
 from xbc.simulate.partition import Partition, branch_nodes, input_grid, left_to_host, partition
@@ -86,6 +87,7 @@ class CrossbarSession(HostSession):
         self.left: list[tuple[str, str]] = []
         self.histograms: dict[str, Array] = {}
         self.ranges: dict[str, tuple[int, ...]] = {}
+        host = expand(host, module)
         nodes = {node.name: node for node in branch_nodes(host.graph)}
         by_node: dict[str, dict[int, LayerSimulator]] = {}
         weights: dict[str, Array] = {}

@@ -5,30 +5,23 @@ Equations and gate orders: ONNX operator specification.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ir.arrays import Array
+from xbc.simulate.activations import RECURRENT, recurrent_activations
 from xbc.simulate.call import Call
 
-Activation = Callable[[Array], Array]
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
-PLAIN: dict[str, Activation] = {
-    "sigmoid": lambda x: 1 / (1 + np.exp(-np.clip(x, -80, 80))),
-    "tanh": np.tanh,
-    "relu": lambda x: np.maximum(x, 0),
-}
-"""Activations without parameters; nodes with others are left to onnxruntime (see ``unsupported``)."""
 
 
 def unsupported(op_type: str, attrs: dict[str, Any]) -> str | None:
     """Why a recurrent node cannot be simulated, None when it can."""
     for name in attrs.get("activations", ()):
         text = name.decode() if isinstance(name, bytes) else str(name)
-        if text.lower() not in PLAIN:
+        if text.lower() not in RECURRENT:
             return f"activation {text} of {op_type} is not simulated"
     return None
 
@@ -122,7 +115,10 @@ class _Cell:
             for n in call.attrs.get("activations", DEFAULTS[kind] * directions)
         ]
         per = len(DEFAULTS[kind])
-        self.acts = [[PLAIN[n.lower()] for n in names[d * per : (d + 1) * per]] for d in range(directions)]
+        acts = recurrent_activations(
+            names, call.attrs.get("activation_alpha", ()), call.attrs.get("activation_beta", ())
+        )
+        self.acts = [acts[d * per : (d + 1) * per] for d in range(directions)]
         self.clip = float(call.attrs.get("clip", np.inf))
         peepholes = call.given(7) if kind == "LSTM" else None
         self.peepholes = None if peepholes is None else peepholes.astype(np.float32)

@@ -174,7 +174,7 @@ def print_summary(facts: dict[str, Any]) -> None:
             f"  [dim]and {len(facts['unmapped']) - SHOWN_UNMAPPED} more: xbc inspect {facts['output']}[/]"
         )
     if not facts["writes"]["emitted"]:
-        out.print("Every section has a crossbar of its own: nothing is rewritten between inferences.")
+        out.print("Nothing is rewritten between inferences: every section finds its levels in the cells.")
 
 
 FOUR_COUNTS = {

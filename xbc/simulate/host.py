@@ -118,7 +118,7 @@ class HostSession:
         counts = {f.port.name: len(f.array) for f in feeds if f.kind != "shared"}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{name!r} has {n}" for name, n in counts.items())
-            raise XbcError(f"the arrays differ in their number of samples: {listed}")
+            raise XbcError(f"the arrays differ in their number of samples: {listed}{_whole_inputs(feeds)}")
         samples = next(iter(counts.values()), 1)
         if samples == 0:
             raise XbcError(f"the arrays for {self.name} hold no samples")
@@ -221,6 +221,18 @@ def _feed(port: Port, array: Array) -> Feed:
     if array.ndim == 0 and not port.shape:
         return Feed(port, array, "shared")
     raise XbcError(f"array {port.name!r} has shape {list(array.shape)}, which does not suit the input {port}")
+
+
+def _whole_inputs(feeds: Sequence[Feed]) -> str:
+    """What to do for a model whose batch is not the first axis of an input (a recurrent state has layers there)."""
+    for feed in feeds:
+        shape = feed.port.shape
+        if feed.kind == "batch" and shape[0] is not None and None in shape:
+            return (
+                f"; the first axis of {feed.port} is not the samples', so give every input whole, with one more "
+                f"axis in front that counts the samples"
+            )
+    return ""
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

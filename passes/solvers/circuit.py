@@ -56,6 +56,7 @@ def shortest_path(cost: Array, path: Array, bound: int, work: float = 5.0, secon
     solver.parameters.random_seed = 0
     solver.parameters.max_deterministic_time = work
     solver.parameters.max_time_in_seconds = seconds
+    solver.parameters.catch_sigint_signal = False  # its handler would leave Ctrl-C to kill the process from then on
     status = solver.solve(model)
     if status == cp_model.INFEASIBLE:
         return Proof(path, length, True)

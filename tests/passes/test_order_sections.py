@@ -1,5 +1,7 @@
 """order-sections: paths, their lower bounds and proofs against exhaustive search."""
 
+import subprocess
+import sys
 from itertools import permutations
 
 import numpy as np
@@ -53,6 +55,26 @@ def test_bound_optimum_found_and_proof(cost):
     assert sorted(proof.path.tolist()) == list(range(len(cost)))
     assert proof.optimal
     assert proof.bound == path_length(cost, proof.path) == best
+
+
+INTERRUPT = """
+import signal
+import numpy as np
+from passes.solvers.circuit import shortest_path
+
+cost = np.array([[0, 9, 1, 8], [9, 0, 7, 1], [1, 7, 0, 2], [8, 1, 2, 0]], np.uint16)
+assert shortest_path(cost, np.arange(4), 0).optimal
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("caught")
+"""
+
+
+def test_ctrl_c_unwinds_after_a_proof():
+    """CP-SAT's own handler would leave the signal to kill the process, half-written files and all."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPT], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "caught\n"), done.stderr
 
 
 @given(cost=costs())

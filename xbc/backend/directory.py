@@ -56,14 +56,15 @@ def whole_directory(destination: Path, replaceable: Callable[[Path], None]) -> I
             _sync(work)
             _swap(work, destination)
         except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
+            _remove(work)
             raise
         finally:
             if lock is not None:
                 os.close(lock)
     except OSError as error:
         cure = _CURES.get(error.errno or 0, "check the destination and try again")
-        raise XbcError(f"cannot write {destination}: {error.strerror or error}; {cure}") from error
+        reason = os.strerror(error.errno) if error.errno else error  # pyarrow wraps it in words of its own
+        raise XbcError(f"cannot write {destination}: {reason}; {cure}") from error
 
 
 def _prefix(destination: Path, kind: str) -> str:
@@ -88,9 +89,18 @@ def _swap(work: Path, destination: Path) -> None:
         _sync_one(destination.parent)
     finally:
         if destination.exists():
-            shutil.rmtree(previous, ignore_errors=True)
+            _remove(previous)
         if lock is not None:
             os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder; Ctrl-C meanwhile is passed on when that is done."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _clean(destination: Path) -> None:

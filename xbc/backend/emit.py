@@ -76,7 +76,12 @@ def emit_program(
 def _save_module(module: Module, folder: Path) -> None:
     from ir.storage import save_module
 
-    save_module(module, folder / MODULE)
+    try:
+        save_module(module, folder / MODULE)
+    except XbcError as error:
+        if isinstance(error.__cause__, OSError):  # whole_directory names the destination and the cure
+            raise error.__cause__ from None
+        raise
 
 
 def _serialise(host: onnx.ModelProto) -> bytes:

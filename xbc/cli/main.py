@@ -15,8 +15,6 @@ from typing import Final, NoReturn, cast
 
 import click
 
-from ir.errors import XbcError
-
 COMMANDS: Final = {
     "compile": "xbc.cli.compile:command",
     "opt": "xbc.cli.opt:command",
@@ -81,14 +79,23 @@ def cli() -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code; nothing escapes but bugs, which are shown whole."""
     try:
+        return _run(arguments)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("xbc: interrupted", err=True)
+        return INTERRUPTED
+
+
+def _run(arguments: list[str] | None) -> int:
+    from ir.errors import XbcError  # brings numpy: Ctrl-C meanwhile is an interruption like any other
+
+    try:
         result = cli.main(args=arguments, prog_name="xbc", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0  # click hands back the code of ctx.exit
     except XbcError as error:
         return _fail(str(error))
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("xbc: interrupted", err=True)
-        return INTERRUPTED
+    except click.Abort:
+        raise
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "xbc"
         return _fail(f"{error.format_message().rstrip('.')}; see {command} --help")

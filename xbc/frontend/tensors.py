@@ -97,7 +97,7 @@ def _external(tensor: TensorProto, folder: Path, where: str) -> _External:
     location = entries.get("location", "")
     plain = location.replace("\\", "/")
     if not location or plain.startswith("/") or re.match(r"[A-Za-z]:", plain) or ".." in plain.split("/"):
-        raise XbcError(f"{where} has its data at {location!r}, which leaves the model's folder: refused")
+        raise XbcError(f"{where} has its data at {location!r}, which leaves the model's folder: move the data beside the model")
     path = folder / plain
     try:
         real = path.resolve(strict=True)
@@ -105,7 +105,7 @@ def _external(tensor: TensorProto, folder: Path, where: str) -> _External:
         raise XbcError(f"{where} has its data in {location!r}, which is missing beside the model") from None
     if not real.is_relative_to(folder.resolve()):
         raise XbcError(
-            f"{where} has its data at {location!r}, a link that leaves the model's folder: refused"
+            f"{where} has its data at {location!r}, a link that leaves the model's folder: move the data there"
         )
     if not real.is_file():
         raise XbcError(f"{where} has its data at {location!r}, which is no regular file")

@@ -81,6 +81,48 @@ def test_a_full_disk_is_named(tmp_path: Path, old: dict[str, bytes], monkeypatch
     untouched(tmp_path, old)
 
 
+def test_no_room_for_the_module_is_named_like_any_other(
+    tmp_path: Path, old: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ir.storage._write", full)
+    with pytest.raises(XbcError, match=r"cannot write .*p.xbc: No space left on device; free some space") as caught:
+        emit(small_program(), tmp_path)
+    assert "partial" not in str(caught.value)
+    untouched(tmp_path, old)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_ctrl_c_while_a_folder_is_removed_leaves_nothing(
+    tmp_path: Path, old: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Of the earlier program after a swap, of the new one after a failure."""
+    rmtree = shutil.rmtree
+    calls = 0
+
+    def interrupted(path: Path, **more: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise KeyboardInterrupt
+        rmtree(path, **more)
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("xbc.backend.directory.shutil.rmtree", interrupted)
+    if fails:
+        monkeypatch.setattr("xbc.backend.emit._write_tables", fail)
+    with pytest.raises(KeyboardInterrupt):
+        emit(small_program(), tmp_path)
+    assert calls > 1
+    assert [p.name for p in tmp_path.iterdir()] == ["p.xbc"]
+    assert (content(tmp_path / "p.xbc") == old) == fails
+    Program.open(tmp_path / "p.xbc")
+
+
 def test_a_failing_swap_puts_the_old_program_back(
     tmp_path: Path, old: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

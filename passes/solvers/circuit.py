@@ -27,8 +27,9 @@ def shortest_path(cost: Array, path: Array, bound: int, work: float = 5.0, secon
         cost: ``[n, n]`` symmetric.
         path: a known path; a shorter one is looked for among the edges that one could use.
         bound: a known lower bound.
-        work: CP-SAT deterministic time, the same on every machine.
-        seconds: wall-clock cap.
+        work: CP-SAT deterministic time, the same on every machine (one unit is about three processor seconds).
+        seconds: upper limit of ``work``.  There is no wall-clock cap: the same model has to give the same program
+            on a machine that is busy.
     """
     n = len(path)
     length = int(cost[path[:-1], path[1:]].sum(dtype=np.int64))
@@ -54,8 +55,7 @@ def shortest_path(cost: Array, path: Array, bound: int, work: float = 5.0, secon
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
-    solver.parameters.max_deterministic_time = work
-    solver.parameters.max_time_in_seconds = seconds
+    solver.parameters.max_deterministic_time = min(work, seconds)
     solver.parameters.catch_sigint_signal = False  # its handler would leave Ctrl-C to kill the process from then on
     status = solver.solve(model)
     if status == cp_model.INFEASIBLE:

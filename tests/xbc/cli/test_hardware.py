@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from jsonschema import Draft202012Validator
 
 from tests.xbc.cli.conftest import Runner
 from xbc.backend import Program
@@ -16,6 +17,7 @@ from xbc.backend.manifest import render, self_digest
 from xbc.chip.journal import Journal
 from xbc.chip.readback import expected_levels
 from xbc.chip.rest import read_rest
+from xbc.export.package import shipped
 
 
 def test_emit(xbc: Runner, program: Path, tmp_path: Path) -> None:
@@ -42,6 +44,7 @@ def test_resume(xbc: Runner, program: Path, tmp_path: Path) -> None:
     found = xbc("resume", program, "--journal", "j", "-o", "rest", "--json")
     assert found.code == 0, found.err
     description, loads, writes = read_rest(tmp_path / "rest")
+    Draft202012Validator(json.loads(shipped("export.schema.json"))).validate(description)
     assert loads["load"].tolist() == list(range(3, opened.total("loads")))
     assert description["writes_left"] == len(writes["load"]) == found.json()["writes_left"]
     levels = expected_levels(opened, 2, "first")

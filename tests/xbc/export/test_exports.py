@@ -140,27 +140,6 @@ def test_pimcomp_instructions_write_the_same_cells_and_wait_for_what_they_need(
     assert [cell for load in sorted(cells) for cell in cells[load]] == written
 
 
-def test_jsonl_lines_have_the_keys_that_the_schema_names(case: Cases, tmp_path: Path) -> None:
-    export_program(case("pairs").program, "jsonl", tmp_path / "out")
-    schema = json.loads((tmp_path / "out" / jsonl.SCHEMA).read_text())
-    lines = (tmp_path / "out" / "loads.jsonl").read_text().splitlines()
-    assert all(
-        set(json.loads(line)) == set(schema["required"]) == set(schema["properties"]) for line in lines
-    )
-
-
-def test_pimcomp_file_has_the_keys_that_the_schema_names(case: Cases, tmp_path: Path) -> None:
-    export_program(case("pairs").program, "pimcomp", tmp_path / "out")
-    schema = json.loads((tmp_path / "out" / pimcomp.SCHEMA).read_text())
-    content = json.loads((tmp_path / "out" / pimcomp.FILE).read_text())
-    assert set(content) == set(schema["required"])
-    rules = schema["$defs"]["instruction"]["oneOf"]
-    ops = {name: rule["required"] for rule in rules for name in [rule["properties"]["op"].get("const")]}
-    for core in content["core_list"].values():
-        for instruction in core:
-            assert set(ops.get(instruction["op"], ["outputs"])) <= set(instruction)
-
-
 @chips
 def test_the_c_reader_reproduces_every_post_state(chip: str, case: Cases, tmp_path: Path) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc")

@@ -16,7 +16,7 @@ from ir.stages import Placed, Programmed
 from passes.base import Context, Progress
 from passes.counting import count_module
 from passes.level_wear import lifetimes
-from passes.solvers.levelling import choose
+from passes.solvers.levelling import choose, live
 from xbc.backend import Program
 from xbc.chip.wear import plan_of, program_wear
 from xbc.export import silent
@@ -39,6 +39,7 @@ class Facts:
         widths: cells of a weight, per layer.
         wear: ``[crossbars, rows, columns]`` writes per steady inference.
         lifetime: see ``passes.level_wear.lifetimes``; empty for a chip too large to plan for.
+        levelled: like ``wear``, the mean over a life with level-wear; None when there is no such life.
         costs, timeline, curve: see ``xbc.schedule``.
         tradeoff: points of writes, rms_error, label: this program first.
         evaluation: what ``xbc evaluate --json`` said, or None.
@@ -52,6 +53,7 @@ class Facts:
     widths: list[int]
     wear: Array
     lifetime: dict[str, float | None]
+    levelled: Array | None
     costs: Costs
     timeline: Schedule
     curve: list[dict[str, Any]]
@@ -89,12 +91,16 @@ def gather(
     wear = program_wear(program)
     progress("wear", 2, 4)
     lifetime: dict[str, float | None] = {}
+    levelled: Array | None = None
     plan = plan_of(program)
     if plan is not None or wear.wear.size <= LEVELLED_CELLS:
         fixed = tuple(sorted({cell[0] for cell in program.target.faulty}))
         axes = (True, program.target.routing != "fixed", True)
         used = plan or choose(wear, program.target.endurance, fixed, axes, 256)
         lifetime = lifetimes(wear, used, program.target.endurance)
+        life = live(wear, used, program.target.endurance)
+        if 0 < life.inferences < float("inf"):
+            levelled = life.wear / life.inferences
     layers = _layers(program, module, costs)
     progress("trade-off", 3, 4)
     small = module.weights <= CURVE_WEIGHTS if tradeoff is None else tradeoff
@@ -106,6 +112,7 @@ def gather(
         widths=[layer.columns_per_weight for layer in program.layers],
         wear=wear.wear,
         lifetime=lifetime,
+        levelled=levelled,
         costs=costs,
         timeline=timeline,
         curve=batch_curve(costs, program.target.crossbars),
@@ -183,8 +190,7 @@ def _tradeoff(module: Module) -> list[dict[str, Any]]:
 
 
 def parameter_sources(target: dict[str, Any]) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """([(dotted key, value, source)], numbered sources): from the comments of the shipped file, where it "
-    "applies."""
+    """([(dotted key, value, source)], numbered sources): from the comments of the shipped file, where it applies."""
     from xbc.targets import list_targets, target_text
 
     shipped = str(target.get("name")) in list_targets()

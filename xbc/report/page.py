@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from xbc.report.facts import Facts, rms_error
 from xbc.report.plots import comparison, plots
-from xbc.report.svg import DARK, LIGHT, Drawing, rules, short
+from xbc.report.svg import DARK, LIGHT, Drawing, rules, short, si
 
 _CSS: Final = """
 *{box-sizing:border-box}html{-webkit-text-size-adjust:100%}
@@ -20,9 +20,11 @@ p{margin:.4em 0}.soft,figcaption,summary{color:var(--soft)}
 header{display:flex;gap:12px;align-items:flex-start;justify-content:space-between}
 button{font:inherit;color:var(--ink);background:var(--paper);border:1px solid var(--line);border-radius:6px;
 padding:4px 10px}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(158px,1fr));gap:10px}
+.groups{display:flex;flex-wrap:wrap;column-gap:24px}
+.groups section{flex:var(--n) 1 calc(var(--n)*160px - 10px);min-width:0}.groups h2{margin:1em 0 .4em}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:10px}
 .card{background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:10px 12px;min-width:0}
-.card b{display:block;font-size:1.35rem;font-weight:600;overflow-wrap:anywhere}
+.card b{display:block;font-size:1.12rem;font-weight:600;overflow-wrap:anywhere}
 .card span{font-size:.83rem;color:var(--soft)}
 .plots{columns:480px;column-gap:14px}
 figure{margin:0 0 14px;break-inside:avoid;background:var(--paper);border:1px solid var(--line);
@@ -32,11 +34,18 @@ summary{cursor:pointer;font-size:.85rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;width:100%}
 th,td{text-align:right;padding:3px 8px;border-bottom:1px solid var(--line);vertical-align:top}
 th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}
-td.text{text-align:left;min-width:14em}
+th.text,td.text{text-align:left;min-width:14em}td:first-child{overflow-wrap:anywhere}
+.loss{margin-top:1em}#layers td{white-space:nowrap}#parameters td:nth-child(2){overflow-wrap:anywhere}
 pre{background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:10px;
 white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem}
 button{flex:none}.drawing{overflow-x:auto}
-@media (max-width:520px){.drawing svg{min-width:470px}main{padding:10px}figure{padding:8px}h1{font-size:1.25rem}}
+@media (max-width:520px){.drawing svg{min-width:470px}.cards{grid-template-columns:1fr 1fr}
+#parameters tr{display:grid;grid-template-columns:auto 1fr;border-bottom:1px solid var(--line)}
+#parameters th{display:none}
+#parameters td:first-child{white-space:nowrap}#parameters td{border:0}
+#parameters td.text{grid-column:1/3;padding-top:0;color:var(--soft)}
+#parameters td.text:empty{display:none}
+main{padding:10px}figure{padding:8px}h1{font-size:1.25rem}}
 @media print{button{display:none}details{display:none}}
 """
 
@@ -59,6 +68,15 @@ def _style() -> str:
         f":root.dark{{{dark}}}{scoped(':root.dark', DARK)}{_CSS}"
     )
 
+
+GROUPS: Final = {
+    "Loss": ("rms code error", "top-1", "equal decisions"),
+    "Wear": ("worst cell", "lifetime", "levelled lifetime", "share of perfect"),
+    "Time and energy": (
+        "energy", "latency", "throughput", "batch of 64", "busy", "critical path", "row maps",
+    ),
+}  # fmt: skip
+"""Headings of the key figures; what is in none of them counts writes."""
 
 _SCRIPT: Final = """
 document.getElementById('theme').onclick=function(){var r=document.documentElement,
@@ -89,7 +107,7 @@ def report_page(facts: Facts) -> str:
         f"{target['rows']} x {target['columns']} cells, {target['bits_per_cell']} bit(s) per cell"
     )
     body = [
-        f'<div class="cards">{"".join(_card(*card) for card in key_figures(facts))}</div>',
+        _cards(facts),
         _loss(facts),
         "<h2>Plots</h2>",
         f'<div class="plots">{"".join(figure(n, d) for n, d in plots(facts).items())}</div>',
@@ -132,9 +150,17 @@ def comparison_page(facts: Sequence[Facts]) -> str:
     )
 
 
-def key_figures(facts: Facts) -> list[tuple[str, str, str]]:
-    """(name, value, note) of the cards."""
-    return [(key, text, note) for key, text, note, _ in _figures(facts)]
+def _cards(facts: Facts) -> str:
+    """The key figures, group by group."""
+    groups: dict[str, list[str]] = {}
+    for key, text, note, _ in _figures(facts):
+        group = next((name for name, keys in GROUPS.items() if key in keys), "Writes per inference")
+        groups.setdefault(group, []).append(_card(key, text, note))
+    body = "".join(
+        f'<section style="--n:{len(cards)}"><h2>{name}</h2><div class="cards">{"".join(cards)}</div></section>'
+        for name, cards in groups.items()
+    )
+    return f'<div class="groups">{body}</div>'
 
 
 def _figures(facts: Facts) -> list[tuple[str, str, str, float | None]]:
@@ -180,24 +206,29 @@ def _figures(facts: Facts) -> list[tuple[str, str, str, float | None]]:
             f"inferences, endurance {facts.manifest['target']['endurance']:.0e}",
         )
         share = life["share_of_perfect"]
-        note = "with level-wear" + (f", {share:.0%} of perfect" if share is not None else "")
-        add("levelled lifetime", life["lifetime_levelled"], note)
+        add("levelled lifetime", life["lifetime_levelled"], "inferences, with level-wear")
+        text = None if share is None else f"{share:.1%}"
+        add("share of perfect", share, "levelled / perfectly spread writes", text)
     one = facts.timeline
-    add("energy", one.energy_pj, "per inference, batch 1", short(one.energy_pj * 1e-12) + "J")
-    add("latency", one.latency_ns, "one inference, idle chip", short(one.latency_ns * 1e-9) + "s")
+    add("energy", one.energy_pj, "per inference, batch 1", si(one.energy_pj * 1e-12, "J"))
+    add("latency", one.latency_ns, "one inference, idle chip", si(one.latency_ns * 1e-9, "s"))
     add(
         "throughput",
         one.throughput_per_s,
         "inferences per second, batch 1",
-        short(one.throughput_per_s) + "/s",
+        si(one.throughput_per_s, "/s"),
     )
+    if facts.curve:
+        last = facts.curve[-1]
+        rate = last["throughput_per_s"]
+        add(f"batch of {last['batch']}", rate, "inferences per second", si(rate, "/s"))
     use = one.utilisation()
-    add("busy writing", use["write"], "of all crossbar time", f"{use['write']:.1%}")
-    add("busy reading", use["read"], "of all crossbar time", f"{use['read']:.1%}")
+    note = f"of all crossbar time: {use['write']:.1%} writing, {use['read']:.1%} reading"
+    add("busy", use["write"] + use["read"], note, f"{use['write'] + use['read']:.1%}")
     path = one.critical_write_ns / one.latency_ns if one.latency_ns else 0.0
     add("critical path", path, "is writing; the rest is reading", f"{path:.0%}")
     if counts.get("row_map_bytes") is not None:
-        add("row maps", counts["row_map_bytes"], "held by the hardware", short(counts["row_map_bytes"]) + "B")
+        add("row maps", counts["row_map_bytes"], "held by the hardware", si(counts["row_map_bytes"], "B"))
     return out
 
 
@@ -241,17 +272,18 @@ def _loss(facts: Facts) -> str:
     found = facts.evaluation
     if not found:
         return (
-            '<p class="soft">Accuracy is not in this report: run <code>xbc evaluate ... --json</code> and give its '
-            "output with --evaluation.</p>"
+            '<p class="soft loss">Accuracy is not in this report: run <code>xbc evaluate ... --json</code> and '
+            "give its output with --evaluation.</p>"
         )
     if found.get("metric") == "top-1":
         low, high = found["interval"]
         return (
-            f"<p>top-1 {found['reference']:.2%} before, {found['compiled']:.2%} after: drop "
-            f"{found['drop'] * 100:+.2f} "
-            f"points, 95 % interval {low * 100:+.2f} to {high * 100:+.2f}, n = {found['samples']:,}.</p>"
+            f'<p class="loss">top-1 {found["reference"]:.2%} before, {found["compiled"]:.2%} after: drop '
+            f"{found['drop'] * 100:+.2f} points, 95 % interval {low * 100:+.2f} to {high * 100:+.2f}, "
+            f"n = {found['samples']:,}.</p>"
         )
-    return f"<p>equal decisions: {found.get('agreement') or 0:.2%}, n = {found['samples']:,}.</p>"
+    share = found.get("agreement") or 0
+    return f'<p class="loss">equal decisions: {share:.2%}, n = {found["samples"]:,}.</p>'
 
 
 def _layers(facts: Facts) -> str:
@@ -273,7 +305,7 @@ def _layers(facts: Facts) -> str:
         cells = (
             row["name"], row["op"], row["shape"], f"{row['sections']:,}", f"{writes:,.0f}", f"{writes / total:.1%}",
             f"{row['rms_error']:.3g}", "?" if row["products"] is None else f"{row['products']:,}",
-            short((row["write_pj"] + row["read_pj"]) * 1e-12) + "J",
+            si((row["write_pj"] + row["read_pj"]) * 1e-12, "J"),
         )  # fmt: skip
         rows.append(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>")
     head = "".join(f"<th>{name}</th>" for name in heads)

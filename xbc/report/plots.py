@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ir.arrays import Array
 from xbc.report.facts import Facts
-from xbc.report.svg import WIDTH, Drawing, Line, bars, columns, heat, lines, short
+from xbc.report.svg import WIDTH, Drawing, Line, bars, columns, heat, lines, short, si
+from xbc.report.times import timeline, timeline_layers, timeline_start
 
 MOST_LAYERS = 60
 MOST_MAPS = 16
-MOST_LANES = 24
-_WRITE, _READ, _IDLE = (217, 112, 54), (58, 126, 190), (128, 138, 148)
-_FAINT = 48
 
 
 def plots(facts: Facts) -> dict[str, Drawing]:
@@ -24,14 +23,15 @@ def plots(facts: Facts) -> dict[str, Drawing]:
         "counts": counts([facts]),
         "layers": layers(facts),
         "wear-map": wear_map(facts.wear),
-        "wear-columns": wear_columns([facts]),
+        "wear-columns": wear_columns([facts], levelled=True),
         "wear-histogram": wear_histogram([facts]),
         "lifetime": lifetime([facts]),
         "timeline": timeline(facts),
+        "timeline-layers": timeline_layers(facts),
         "timeline-start": timeline_start(facts),
         "energy": energy(facts),
-        "batch-throughput": batch([facts], "throughput_per_s", "inferences per second"),
-        "batch-energy": batch([facts], "energy_pj", "energy per inference, J", 1e-12),
+        "batch-throughput": throughput([facts]),
+        "batch-energy": batch_energy([facts]),
         "trade-off": tradeoff([facts]),
     }
     return {name: drawing for name, drawing in found.items() if drawing is not None}
@@ -45,8 +45,8 @@ def comparison(facts: Sequence[Facts]) -> dict[str, Drawing]:
         "wear-columns": wear_columns(facts),
         "wear-histogram": wear_histogram(facts),
         "lifetime": lifetime(facts),
-        "batch-throughput": batch(facts, "throughput_per_s", "inferences per second"),
-        "batch-energy": batch(facts, "energy_pj", "energy per inference, J", 1e-12),
+        "batch-throughput": throughput(facts),
+        "batch-energy": batch_energy(facts),
         "trade-off": tradeoff(facts),
     }
     return {name: drawing for name, drawing in found.items() if drawing is not None}
@@ -62,19 +62,21 @@ def counts(facts: Sequence[Facts]) -> Drawing | None:
 
 
 def layers(facts: Facts) -> Drawing:
-    """SET and RESET of every layer; the smallest ones together when there are many."""
-    rows = facts.layers
-    if len(rows) > MOST_LAYERS:
-        order = sorted(range(len(rows)), key=lambda i: -(rows[i]["set"] + rows[i]["reset"]))
-        kept = sorted(order[: MOST_LAYERS - 1])
-        rest = order[MOST_LAYERS - 1 :]
-        others = {
-            "name": f"{len(rest)} others",
-            **{k: sum(rows[i][k] for i in rest) for k in ("set", "reset")},
-        }
-        rows = [rows[i] for i in kept] + [others]
+    """SET and RESET of every layer."""
+    rows = _most(facts.layers, ("set", "reset"))
     series = [(kind.upper(), [row[kind] for row in rows]) for kind in ("set", "reset")]
-    return bars("Cell writes per layer and inference", [row["name"] for row in rows], series, "writes")
+    names = [row["name"] for row in rows]
+    return bars("Cell writes per layer and inference", names, series, "writes", kinds=("s3", "s4"))
+
+
+def _most(layers: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Layers in the network's order; the smallest ones together when there are many."""
+    if len(layers) <= MOST_LAYERS:
+        return layers
+    order = sorted(range(len(layers)), key=lambda i: -sum(layers[i][key] for key in keys))
+    rest = order[MOST_LAYERS - 1 :]
+    others = {"name": f"{len(rest)} others", **{key: sum(layers[i][key] for i in rest) for key in keys}}
+    return [layers[i] for i in sorted(order[: MOST_LAYERS - 1])] + [others]
 
 
 def layers_of(facts: Sequence[Facts]) -> Drawing | None:
@@ -83,7 +85,8 @@ def layers_of(facts: Sequence[Facts]) -> Drawing | None:
     names = [name for name in tables[0] if all(name in table for table in tables)]
     if not names:
         return None
-    names = sorted(names, key=lambda name: -tables[0][name])[:MOST_LAYERS]
+    most = set(sorted(names, key=lambda name: -tables[0][name])[:MOST_LAYERS])
+    names = [name for name in names if name in most]
     series = [(one.name, [table[name] for name in names]) for one, table in zip(facts, tables, strict=True)]
     return bars("Cell writes per layer and inference", names, series, "writes", grouped=True)
 
@@ -105,7 +108,7 @@ def wear_map(wear: Array) -> Drawing:
     drawing.text(
         0,
         12,
-        "each image: one crossbar, rows down, columns across (left: most significant bit)",
+        "each image: a crossbar, the most worn first; rows down, columns across, bit 0 left",
         kind="soft small",
     )
     for i, bar in enumerate(order.tolist()):
@@ -137,25 +140,25 @@ def _thin(wear: Array, most: int = 512) -> Array:
     return wear.astype(np.float64)
 
 
-def wear_columns(facts: Sequence[Facts]) -> Drawing | None:
-    """Mean writes of the cells of every bit column of a weight."""
-    series = []
-    for one in facts:
-        widths = set(one.widths)
-        if len(widths) != 1:
-            return None
-        (width,) = widths
-        used = one.wear[..., : one.wear.shape[2] // width * width]
-        series.append((one.name, used.reshape(-1, used.shape[2] // width, width).mean(axis=(0, 1)).tolist()))
+def wear_columns(facts: Sequence[Facts], levelled: bool = False) -> Drawing | None:
+    """Mean writes of the cells of every bit column of a weight; ``levelled``: also with level-wear."""
+    cells = [(one.name, one.wear, one.widths) for one in facts]
+    if levelled:
+        cells = [("as it is", one.wear, one.widths) for one in facts]
+        cells += [("with level-wear", one.levelled, one.widths) for one in facts if one.levelled is not None]
+    if any(len(set(widths)) != 1 for *_, widths in cells):
+        return None
+    series = [(name, _by_column(wear, widths[0])) for name, wear, widths in cells]
     if len({len(values) for _, values in series}) != 1:
         return None
     names = [str(i) for i in range(len(series[0][1]))]
-    return columns(
-        "Writes by bit column of a weight (0: most significant)",
-        names,
-        series,
-        "writes per cell and inference",
-    )
+    title = "Writes by bit column of a weight (0: most significant)"
+    return columns(title, names, series, "writes per cell and inference")
+
+
+def _by_column(wear: Array, width: int) -> list[float]:
+    used = wear[..., : wear.shape[2] // width * width]
+    return [float(v) for v in used.reshape(-1, used.shape[2] // width, width).mean(axis=(0, 1))]
 
 
 def wear_histogram(facts: Sequence[Facts]) -> Drawing:
@@ -190,137 +193,35 @@ def lifetime(facts: Sequence[Facts]) -> Drawing | None:
     return bars("Lifetime in inferences", names, series, "inferences", grouped=True)
 
 
-def timeline(facts: Facts) -> Drawing:
-    """One batch on all crossbars: what each does over time."""
-    times, bars_ = facts.timeline.times, facts.costs.crossbar
-    used, load = np.unique(bars_, return_counts=True)
-    shown = used[np.argsort(-load, kind="stable")[:MOST_LANES]]
-    shown.sort()
-    end = facts.timeline.latency_ns or 1.0
-    pixels = 1024
-    write, read = np.zeros((len(shown), pixels)), np.zeros((len(shown), pixels))
-    lane_of = {int(bar): i for i, bar in enumerate(shown)}
-    for bar, lane in lane_of.items():
-        mine = times[bars_ == bar]
-        for target, a, b in ((write, 0, 1), (read, 2, 3)):
-            target[lane] = _share(mine[:, a] / end * pixels, mine[:, b] / end * pixels, pixels)
-    tones = [np.array([*c, a], np.float64) for c, a in ((_WRITE, 255), (_READ, 255), (_IDLE, _FAINT))]
-    idle = np.clip(1 - write - read, 0, 1)
-    image = sum(part[..., None] * tone for part, tone in zip((write, read, idle), tones, strict=True))
-    tall = max(6.0, min(18.0, 360.0 / max(len(shown), 1)))
-    drawing = Drawing(
-        "Timeline of one inference", 30 + tall * len(shown) + (46 if len(shown) < len(used) else 26)
-    )
-    _time_legend(drawing)
-    drawing.image(44, 30, WIDTH - 54, tall * len(shown), np.rint(np.asarray(image)).astype(np.uint8))
-    every = max(1, -(-len(shown) // 12))
-    for i, bar in enumerate(shown.tolist()):
-        if i % every == 0:
-            drawing.text(38, 30 + tall * (i + 0.5) + 4, f"#{bar}", "end", "soft small")
-    _time_axis(drawing, 44, WIDTH - 10, 30 + tall * len(shown), 0.0, end)
-    if len(shown) < len(used):
-        drawing.text(
-            0,
-            drawing.height - 4,
-            f"{len(shown)} of {len(used)} crossbars, those with the most loads",
-            kind="soft small",
-        )
-    total = end * len(used)
-    drawing.table = (
-        ("state", "share of the used crossbars' time"),
-        [
-            ("write", f"{facts.timeline.write_ns / total:.2%}"),
-            ("read", f"{facts.timeline.read_ns / total:.2%}"),
-        ],
-    )
-    return drawing
-
-
-def _share(start: Array, stop: Array, pixels: int) -> Array:
-    """Covered share of every pixel by intervals that do not overlap."""
-    points = np.arange(pixels + 1, dtype=np.float64)
-    order = np.argsort(start)
-    start, stop = start[order], stop[order]
-    before = np.concatenate([[0.0], np.cumsum(stop - start)])
-    index = np.searchsorted(start, points, side="right")
-    last = np.maximum(index - 1, 0)
-    open_part = np.where(index > 0, np.maximum(stop[last] - points, 0.0), 0.0) if len(start) else 0.0
-    return np.clip(np.diff(before[index] - open_part), 0, 1)
-
-
-def timeline_start(facts: Facts) -> Drawing | None:
-    """The first loads of the crossbars, one by one."""
-    times, bars_ = facts.timeline.times, facts.costs.crossbar
-    lanes = np.unique(bars_)[:8]
-    chosen = np.concatenate([np.flatnonzero(bars_ == bar)[: max(3, 24 // len(lanes))] for bar in lanes])
-    if not len(chosen):
-        return None
-    end = float(np.median([times[chosen[bars_[chosen] == bar], 3].max() for bar in lanes])) or 1.0
-    chosen = chosen[times[chosen, 0] < end]
-    drawing = Drawing("The first loads, one by one", 30 + 26 * len(lanes) + 26)
-    _time_legend(drawing)
-    names = [row["name"] for row in facts.layers]
-    left, wide = 44.0, WIDTH - 54.0
-    for i, bar in enumerate(lanes.tolist()):
-        y = 30 + 26 * i
-        drawing.text(38, y + 15, f"#{bar}", "end", "soft small")
-        for load in chosen[bars_[chosen] == bar].tolist():
-            a, b, c, d = (float(t) for t in times[load])
-            name = names[int(facts.costs.layer[load])]
-            for start, stop, kind, what in ((a, b, "s2", "written"), (c, d, "s1", "read")):
-                tip = f"load {load} ({name}) {what}: {start:,.0f} to {stop:,.0f} ns"
-                x1, x2 = (left + wide * min(t, end) / end for t in (start, stop))
-                if x2 > x1:
-                    drawing.box(x1, y + 3, x2 - x1, 18, kind, tip)
-    _time_axis(drawing, left, left + wide, 30 + 26.0 * len(lanes), 0.0, end)
-    drawing.table = (
-        ("load", "crossbar", "layer", "write ns", "read ns"),
-        [
-            (
-                str(i), f"#{int(bars_[i])}", names[int(facts.costs.layer[i])],
-                f"{times[i, 0]:,.0f} to {times[i, 1]:,.0f}", f"{times[i, 2]:,.0f} to {times[i, 3]:,.0f}",
-            )
-            for i in sorted(chosen.tolist())
-        ],
-    )  # fmt: skip
-    return drawing
-
-
-def _time_legend(drawing: Drawing) -> None:
-    drawing.box(44, 4, 12, 12, "s2")
-    drawing.text(61, 15, "written", kind="small")
-    drawing.box(120, 4, 12, 12, "s1")
-    drawing.text(137, 15, "read", kind="small")
-
-
-def _time_axis(drawing: Drawing, left: float, right: float, y: float, start: float, end: float) -> None:
-    for i in range(5):
-        x = left + (right - left) * i / 4
-        drawing.line(x, y, x, y + 4)
-        anchor = ("start", "middle", "middle", "middle", "end")[i]
-        drawing.text(x, y + 18, short((start + (end - start) * i / 4) * 1e-9) + "s", anchor, "soft small")
-
-
 def energy(facts: Facts) -> Drawing:
     """Energy of writing and reading by layer."""
-    rows = sorted(facts.layers, key=lambda row: -(row["write_pj"] + row["read_pj"]))[:MOST_LAYERS]
+    rows = _most(facts.layers, ("read_pj", "write_pj"))
     series = [("reading", [row["read_pj"] for row in rows]), ("writing", [row["write_pj"] for row in rows])]
     names = [row["name"] for row in rows]
     return bars("Energy per layer and inference", names, series, "pJ", shown=joules)
 
 
 def joules(value_pj: float) -> str:
-    """3370000 -> 3.37uJ."""
-    return "0" if value_pj == 0 else short(value_pj * 1e-12) + "J"
+    """3370000 -> 3.37 uJ."""
+    return "0" if value_pj == 0 else si(value_pj * 1e-12, "J")
 
 
-def batch(facts: Sequence[Facts], key: str, unit: str, factor: float = 1.0) -> Drawing:
-    """A figure over the batch size."""
+def throughput(facts: Sequence[Facts]) -> Drawing:
+    """Inferences per second over the batch size."""
+    return _batch(facts, "Throughput by batch size", "throughput_per_s", "inferences per second", short)
+
+
+def batch_energy(facts: Sequence[Facts]) -> Drawing:
+    """Energy of an inference over the batch size."""
+    return _batch(facts, "Energy by batch size", "energy_pj", "energy per inference", joules)
+
+
+def _batch(facts: Sequence[Facts], title: str, key: str, unit: str, shown: Callable[[float], str]) -> Drawing:
     series = []
     for one in facts:
-        values = [(p["batch"], p[key] * factor) for p in one.curve]
-        series.append(Line(one.name, [(float(n), v, f"batch {n}: {short(v)} {unit}") for n, v in values]))
-    return lines(f"{unit[0].upper()}{unit[1:]} by batch size", series, "batch size", unit, log_x=True)
+        values = [(p["batch"], p[key]) for p in one.curve]
+        series.append(Line(one.name, [(float(n), v, f"batch {n}: {shown(v)} {unit}") for n, v in values]))
+    return lines(title, series, "batch size", unit, log_x=True, shown=shown)
 
 
 def tradeoff(facts: Sequence[Facts]) -> Drawing | None:

@@ -35,7 +35,7 @@ _RULES: Final = (
     "text{{font:14px system-ui,sans-serif;fill:{ink}}}.soft{{fill:{soft}}}.line{{stroke:{line};fill:none}}"
     ".s1{{fill:{s1}}}.s2{{fill:{s2}}}.s3{{fill:{s3}}}.s4{{fill:{s4}}}"
     ".l1{{stroke:{s1}}}.l2{{stroke:{s2}}}.l3{{stroke:{s3}}}.l4{{stroke:{s4}}}"
-    ".curve{{fill:none;stroke-width:2.5}}.small{{font-size:12px}}"
+    ".curve{{fill:none;stroke-width:2.5}}.small{{font-size:12px}}.tiny{{font-size:11px}}"
 )
 
 
@@ -97,10 +97,10 @@ class Drawing:
             f'preserveAspectRatio="none" style="image-rendering:pixelated" href="{uri}"/>'
         )
 
-    def legend(self, names: Sequence[str], y: float = 14) -> None:
+    def legend(self, names: Sequence[str], y: float = 14, kinds: Sequence[str] = SERIES) -> None:
         """Names of the series beside their colours, from the left."""
         x = 0.0
-        for name, kind in zip(names, SERIES, strict=False):
+        for name, kind in zip(names, kinds, strict=False):
             self.box(x, y - 10, 12, 12, kind)
             self.text(x + 17, y + 1, name, kind="small")
             x += 17 + 7.4 * len(name) + 14
@@ -179,6 +179,18 @@ def short(value: float) -> str:
     return f"{value:.2g}"
 
 
+def si(value: float, unit: str) -> str:
+    """0.0000068, "J" -> 6.8 uJ."""
+    text = short(value)
+    number = text.rstrip("TGMkmunp")
+    return f"{number} {text[len(number) :]}{unit}"
+
+
+def plain(value: float) -> str:
+    """Numbers that stand without a prefix: 0.5 stays 0.5."""
+    return f"{value:.3g}"
+
+
 def ticks(top: float, count: int = 4) -> list[float]:
     """Round values from 0 to at least ``top``."""
     if top <= 0:
@@ -196,10 +208,10 @@ def bars(
     unit: str,
     grouped: bool = False,
     shown: Callable[[float], str] = short,
+    kinds: Sequence[str] = SERIES,
 ) -> Drawing:
-    """Horizontal bars, one row per name; several series are stacked, or stand below each other when "
-    "``grouped``."""
-    left, right = 168.0, WIDTH - 64.0
+    """Horizontal bars, one row per name; several series are stacked, or stand below each other when ``grouped``."""
+    left, right = 168.0, WIDTH - 70.0
     row = 24.0 if not grouped else 11.0 * len(series) + 10
     top = 30.0 if len(series) > 1 else 8.0
     drawing = Drawing(title, top + row * len(names) + 30)
@@ -209,25 +221,26 @@ def bars(
     ]
     scale = ticks(max(totals, default=0.0))
     if len(series) > 1:
-        drawing.legend([name for name, _ in series])
+        drawing.legend([name for name, _ in series], kinds=kinds)
     for tick in scale:
         x = left + (right - left) * tick / scale[-1]
         drawing.line(x, top, x, drawing.height - 24)
         drawing.text(x, drawing.height - 8, shown(tick), "middle", "soft small")
     for i, name in enumerate(names):
         y = top + i * row
-        drawing.text(left - 8, y + row / 2 + 4, _clip(name), "end", "small")
+        drawing.text(left - 8, y + row / 2 + 4, clip(name), "end", "small")
         x = left
         for j, (label, values) in enumerate(series):
             width = (right - left) * values[i] / scale[-1]
             tip = f"{name}, {label}: {values[i]:,.6g} {unit}"
             if grouped:
-                drawing.box(left, y + 4 + j * 11, width, 10, SERIES[j], tip)
+                drawing.box(left, y + 4 + j * 11, width, 10, kinds[j], tip)
+                drawing.text(left + width + 5, y + 13 + j * 11, shown(values[i]), kind="soft tiny")
             else:
-                drawing.box(x, y + 4, width, row - 8, SERIES[j], tip)
+                drawing.box(x, y + 4, width, row - 8, kinds[j], tip)
             x += width
-        end = left + (right - left) * totals[i] / scale[-1]
-        drawing.text(end + 5, y + row / 2 + 4, shown(totals[i]), kind="soft small")
+        if not grouped:
+            drawing.text(x + 5, y + row / 2 + 4, shown(totals[i]), kind="soft small")
     drawing.table = (
         ("", *(f"{name} ({unit})" for name, _ in series)),
         [(name, *(f"{v[i]:,.6g}" for _, v in series)) for i, name in enumerate(names)],
@@ -235,7 +248,8 @@ def bars(
     return drawing
 
 
-def _clip(name: str, limit: int = 24) -> str:
+def clip(name: str, limit: int = 24) -> str:
+    """The end of a long name."""
     return name if len(name) <= limit else "…" + name[-limit + 1 :]
 
 
@@ -243,8 +257,9 @@ def columns(
     title: str, names: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], unit: str
 ) -> Drawing:
     """Vertical bars over few categories (histograms, bit columns), series side by side."""
-    left, right, top, bottom = 52.0, WIDTH - 8.0, 30.0, 232.0
-    drawing = Drawing(title, 280)
+    top = 30.0 if len(series) > 1 else 12.0
+    left, right, bottom = 52.0, WIDTH - 8.0, top + 190
+    drawing = Drawing(title, bottom + 48)
     if len(series) > 1:
         drawing.legend([name for name, _ in series])
     scale = ticks(max((max(v, default=0) for _, v in series), default=0))
@@ -263,7 +278,7 @@ def columns(
             drawing.box(x + j * wide, bottom - height, wide, height, SERIES[j], tip)
         if i % every == 0:
             drawing.text(x + step * 0.4, bottom + 18, name, "middle", "soft small")
-    drawing.text((left + right) / 2, 274, unit, "middle", "soft small")
+    drawing.text((left + right) / 2, bottom + 42, unit, "middle", "soft small")
     drawing.table = (
         ("", *(name for name, _ in series)),
         [(name, *(f"{v[i]:,.6g}" for _, v in series)) for i, name in enumerate(names)],
@@ -280,24 +295,32 @@ class Line:
 
 
 def lines(
-    title: str, series: Sequence[Line], x_name: str, y_name: str, log_x: bool = False, log_y: bool = False
+    title: str,
+    series: Sequence[Line],
+    x_name: str,
+    y_name: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    shown: Callable[[float], str] = short,
 ) -> Drawing:
-    """Curves with a mark at every point."""
-    left, right, top, bottom = 56.0, WIDTH - 22.0, 44.0, 232.0
-    drawing = Drawing(title, 280)
-    drawing.legend([line.name for line in series]) if len(series) > 1 else None
+    """Curves with a mark at every point; ``shown`` writes the values of the y axis."""
+    top = 44.0 if len(series) > 1 else 30.0
+    left, right, bottom = 56.0, WIDTH - 22.0, top + 188
+    drawing = Drawing(title, bottom + 48)
+    if len(series) > 1:
+        drawing.legend([line.name for line in series])
     xs = [p[0] for line in series for p in line.points]
     ys = [p[1] for line in series for p in line.points]
     place_x, marks_x = _axis(xs, left, right, log_x)
     place_y, marks_y = _axis(ys, bottom, top, log_y)
     for value in marks_y:
         drawing.line(left, place_y(value), right, place_y(value))
-        drawing.text(left - 6, place_y(value) + 4, short(value), "end", "soft small")
+        drawing.text(left - 6, place_y(value) + 4, shown(value), "end", "soft small")
     for value in marks_x:
         drawing.line(place_x(value), bottom, place_x(value), bottom + 4)
-        drawing.text(place_x(value), bottom + 18, short(value), "middle", "soft small")
+        drawing.text(place_x(value), bottom + 18, plain(value), "middle", "soft small")
     drawing.text(left, top - 12, y_name, "start", "soft small")
-    drawing.text((left + right) / 2, 274, x_name, "middle", "soft small")
+    drawing.text((left + right) / 2, bottom + 42, x_name, "middle", "soft small")
     rows: list[tuple[str, ...]] = []
     for j, line in enumerate(series):
         points = [(place_x(x), place_y(y)) for x, y, _ in line.points]

@@ -22,8 +22,9 @@ from ir.errors import XbcError
 from tests.xbc.cases import CHIPS, Case
 from xbc.report import write_plots, write_report
 from xbc.report.facts import Facts, gather, load_evaluation, parameter_sources
-from xbc.report.plots import _share, comparison, plots
-from xbc.report.svg import heat, png, short, ticks
+from xbc.report.plots import comparison, plots
+from xbc.report.svg import heat, png, short, si, ticks
+from xbc.report.times import share
 from xbc.targets import load_target
 
 Cases = Callable[[str], Case]
@@ -102,6 +103,7 @@ def test_the_page_holds_the_figures_and_loads_nothing(
         "wear-histogram",
         "lifetime",
         "timeline",
+        "timeline-layers",
         "trade-off",
     }
     assert wanted <= {name.removeprefix("plot-") for name in page.texts if name.startswith("plot-")}
@@ -176,6 +178,26 @@ def test_trade_off_is_monotone_and_starts_with_the_program(facts: Callable[[str]
     assert [p["writes"] for p in held] == sorted((p["writes"] for p in held), reverse=True)
 
 
+def test_levelling_evens_out_the_bit_columns(facts: Callable[[str], Facts]) -> None:
+    drawing = plots(facts("gather"))["wear-columns"]
+    assert drawing.table[0] == ("", "as it is", "with level-wear")
+    still, levelled = np.array([[float(v) for v in row[1:]] for row in drawing.table[1]]).T
+    assert still.max() > 2 * still.min()
+    assert levelled.max() < 1.05 * levelled.min()
+    assert levelled.mean() == pytest.approx(still.mean(), rel=0.01)  # moving costs next to nothing
+
+
+def test_layers_over_time_are_those_of_the_timeline(facts: Callable[[str], Facts]) -> None:
+    one = facts("pairs")
+    rows = plots(one)["timeline-layers"].table[1]
+    assert [row[0] for row in rows] == [layer["name"] for layer in one.layers]
+    ends = [float(row[3].replace(",", "")) for row in rows]
+    assert max(ends) == pytest.approx(one.timeline.latency_ns, abs=1)
+    for name, *times in rows:
+        begin, ready, end = (float(t.replace(",", "")) for t in times)
+        assert 0 <= begin <= ready < end, name
+
+
 def test_sources_are_the_comments_of_the_shipped_file() -> None:
     rows, legend = parameter_sources(load_target("gather-128", {"write.set_pj": 7.5}).to_dict())
     table = {key: (value, source) for key, value, source in rows}
@@ -191,8 +213,9 @@ def test_small_parts() -> None:
     assert [short(v) for v in (0, 999.6, 1234567, 0.00123, 2e-10)] == ["0", "1k", "1.23M", "1.23m", "200p"]
     assert ticks(7) == [0, 2, 4, 6, 8]
     assert ticks(0) == [0, 1]
-    share = _share(np.array([0.5, 2.25]), np.array([1.5, 2.75]), 4)
-    np.testing.assert_allclose(share, [0.5, 0.5, 0.5, 0])
+    assert [si(v, "J") for v in (6.8e-6, 0.25, 3.0)] == ["6.8 uJ", "250 mJ", "3 J"]
+    covered = share(np.array([0.5, 2.25]), np.array([1.5, 2.75]), 4)
+    np.testing.assert_allclose(covered, [0.5, 0.5, 0.5, 0])
     pixels = heat(np.array([[0.0, 1.0], [0.5, 2.0]]), 1.0)
     raw = png(pixels)
     at = raw.index(b"IDAT")

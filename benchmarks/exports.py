@@ -24,7 +24,8 @@ CHILD = (
     "import resource,sys\n"
     "from xbc.export import export_program\n"
     "export_program(sys.argv[1], sys.argv[2], sys.argv[3])\n"
-    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+    "print(used.ru_maxrss, used.ru_utime + used.ru_stime)\n"
 )
 
 
@@ -60,7 +61,9 @@ def measure(program: Path, work: Path, formats: list[str], keep: bool) -> None:
     print(
         f"{program.name}: {totals['loads']:,} loads, {rows:,} writes; Parquet (loads + writes) {parquet:,} bytes"
     )
-    print(f"  {'format':<9}{'MB':>10}{'bytes/write':>13}{'vs Parquet':>12}{'seconds':>9}{'peak MB':>9}")
+    print(
+        f"  {'format':<9}{'MB':>10}{'bytes/write':>13}{'vs Parquet':>12}{'CPU s':>9}{'wall s':>9}{'peak MB':>9}"
+    )
     print(f"  {'parquet':<9}{parquet / 1e6:>10.2f}{parquet / rows:>13.3f}{1.0:>12.3f}")
     for name in formats:
         out = work / f"{program.stem}-{name}"
@@ -68,12 +71,13 @@ def measure(program: Path, work: Path, formats: list[str], keep: bool) -> None:
         done = subprocess.run(
             [sys.executable, "-c", CHILD, program, name, out], capture_output=True, text=True, check=True
         )
-        seconds = time.perf_counter() - started
+        wall = time.perf_counter() - started
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-        peak = int(done.stdout.split()[-1]) / 1024
+        peak, seconds = (float(word) for word in done.stdout.split())
         ratio = size / parquet
         print(
-            f"  {name:<9}{size / 1e6:>10.2f}{size / rows:>13.3f}{ratio:>12.3f}{seconds:>9.1f}{peak:>9.0f}",
+            f"  {name:<9}{size / 1e6:>10.2f}{size / rows:>13.3f}{ratio:>12.3f}{seconds:>9.1f}{wall:>9.1f}"
+            f"{peak / 1024:>9.0f}",
             flush=True,
         )
         if not keep:

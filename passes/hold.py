@@ -16,7 +16,7 @@ from ir.module import Layer, Module
 from ir.stages import Placed
 from passes.base import Context
 from passes.counting import load_runs
-from passes.penalty import FORBIDDEN, Grade, grades, state_values
+from passes.penalty import FORBIDDEN, Detail, Grade, grades, state_values
 from passes.solvers.viterbi import LANES, MAX_BITS, PACKED, hold_block
 
 WINDOW = 256
@@ -56,14 +56,19 @@ def numbers_of(body: Placed) -> Numbers:
 
 
 def hold(
-    module: Module, lambda_: float, set_cost: float, reset_cost: float, context: Context
+    module: Module,
+    lambda_: float,
+    set_cost: float,
+    reset_cost: float,
+    context: Context,
+    detail: Detail = "layer",
 ) -> tuple[list[Array], int]:
     """Held words of every layer, ``[sections, rows, G]``, and how many survivor windows were cut short.
 
     Layers of different cell formats do not carry over into each other; their runs are held separately.
     """
     pairs = [(layer, layer.at(Placed)) for layer in module.layers]
-    graded = grades(module, context)
+    graded = grades(module, context, detail)
     held: list[Array] = [np.zeros(0)] * len(pairs)
     forced = 0
     formats: dict[tuple[object, ...], list[int]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,9 @@ SENSITIVITIES = "sensitivities"
 GRADES = "grades"
 """Key of ``Context.data``: layer -> ``Grade``; takes the place of what sensitivities would give."""
 FLOOR = 0.05
+LOWEST = 1e-4
+"""Smallest grade of a layer, of the network's mean."""
+Detail = Literal["layer", "weight"]
 
 
 @dataclass(frozen=True)
@@ -43,19 +47,21 @@ def uniform(factor: float = 1.0) -> Grade:
     return Grade(np.full(1, factor, np.float32), np.ones(1, np.float32))
 
 
-def grades(module: Module, context: Context) -> dict[str, Grade]:
+def grades(module: Module, context: Context, detail: Detail = "layer") -> dict[str, Grade]:
     """Grades of all layers: those given, else from sensitivities, else 1 everywhere."""
     if GRADES in context.data:
         return dict(context.data[GRADES])
     if SENSITIVITIES in context.data:
-        return grades_of(module, context.data[SENSITIVITIES])
+        return grades_of(module, context.data[SENSITIVITIES], detail)
     return {layer.name: uniform() for layer in module.layers}
 
 
-def grades_of(module: Module, sensitivities: Mapping[str, Array]) -> dict[str, Grade]:
+def grades_of(module: Module, sensitivities: Mapping[str, Array], detail: Detail = "layer") -> dict[str, Grade]:
     """Grades from second derivatives: times scale squared (codes, not weights), over the network's mean.
 
-    Marginals below ``FLOOR`` of their layer's mean are lifted to it: calibration has not seen everything.
+    Args:
+        detail: ``layer``: one grade per layer, its mean; ``weight``: the outer product of the marginals, those below
+            ``FLOOR`` of their layer's mean lifted to it, because calibration has not seen everything.
     Raises: XbcError when the sensitivities are not those of this module.
     """
     raw: dict[str, tuple[Array, Array, float]] = {}
@@ -82,7 +88,10 @@ def grades_of(module: Module, sensitivities: Mapping[str, Array]) -> dict[str, G
         )
     out = {}
     for name, (rows, columns, mean) in raw.items():
-        low = max(mean, 1e-4 * average)
+        low = max(mean, LOWEST * average)
+        if detail == "layer":
+            out[name] = uniform(low / average)
+            continue
         rows = np.maximum(rows, FLOOR * low) / average
         columns = np.maximum(columns, FLOOR * low) / low
         out[name] = Grade(rows.astype(np.float32), columns.astype(np.float32))

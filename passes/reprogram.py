@@ -15,6 +15,7 @@ from ir.stages import Placed, Programmed
 from passes.base import Context, Pass, check
 from passes.counting import load_runs
 from passes.hold import hold
+from passes.penalty import Detail
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,12 @@ class Reprogram(Pass):
             in the lowest ``columns`` of each weight that should change in a load, only ``fraction`` is
             reprogrammed, the others keep their stale level, which is carried on to later loads; ``optimal``:
             per row the held codes v_t of least  writes + lambda * sum s_t (v_t - w_t)**2  over the whole
-            sequence of loads (exact dynamic programme; s from calibration, else 1).
+            sequence of loads (exact dynamic programme; s from sensitivities, else 1).
         lambda: writes that a squared error of one code unit is worth, for optimal.
         set-cost, reset-cost: what a SET and a RESET count as, for optimal.
+        detail: how far the sensitivities tell weights apart, for optimal.  ``layer``: s is a layer's mean;
+            ``weight``: an own s for every weight, from the means over the outputs and over the inputs.  A few
+            samples tell layers apart well and weights badly.
         columns: low-order columns (bit slices) of each stored number that may stay stale, for random.
         fraction: 0..1, share of those cells that is reprogrammed, for random.
     """
@@ -41,6 +45,7 @@ class Reprogram(Pass):
     lambda_: float = 0.1
     set_cost: float = 1.0
     reset_cost: float = 1.0
+    detail: Detail = "layer"
     columns: int = 3
     fraction: float = 0.5
 
@@ -55,7 +60,9 @@ class Reprogram(Pass):
         """Programs every layer."""
         bodies = [layer.at(Placed) for layer in module.layers]
         if self.mode == "optimal":
-            stored, forced = hold(module, self.lambda_, self.set_cost, self.reset_cost, context)
+            stored, forced = hold(
+                module, self.lambda_, self.set_cost, self.reset_cost, context, self.detail
+            )
             context.facts[self.name] = {"survivor_windows_cut_short": forced}
         else:
             stored = [body.wanted_words() for body in bodies]

@@ -1,6 +1,6 @@
 """Loss-driven partial reprogramming: the fewest writes whose loss on calibration data stays in a budget.
 
-One penalty per network is searched; how it divides over layers and inputs comes from the second derivative of
+One penalty per network is searched; how it divides over the layers comes from the second derivative of
 the loss (``xbc sensitivity``) on a few calibration samples.  The samples used here are never those the result
 is reported on.
 """
@@ -21,7 +21,7 @@ from ir.stages import Programmed
 from passes.base import Context
 from passes.counting import count_module, natural_module
 from passes.manager import Options, PassRecord, finish, run_pipeline
-from passes.penalty import GRADES, SENSITIVITIES, grades_of, uniform
+from passes.penalty import GRADES, SENSITIVITIES, uniform
 from passes.pipeline import LEVELS, LOSSY, level_text, parse_pipeline
 from xbc.frontend import Imported, host_with_weights, module_tensors
 from xbc.simulate.data import DataSet
@@ -30,9 +30,9 @@ from xbc.simulate.metrics import Comparison
 
 FIRST, STEP, LOWEST, HIGHEST = 0.1, 3.0, 1e-3, 10.0
 REFINEMENTS = 2
-FLIPS_PER_DROP = 6.0
+FLIPS_PER_DROP = 4.0
 """Changed predictions allowed per point of drop: on a few hundred samples the drop itself may look good by luck."""
-SENSITIVITY_SAMPLES = 32
+SENSITIVITY_SAMPLES = 12
 ERROR_ROUNDS = 5
 SETTLING_ROUNDS = 6
 
@@ -129,8 +129,6 @@ def tune(
     notes: list[str] = []
     if SENSITIVITIES not in context.data:
         _add_sensitivities(imported, data, context, notes)
-    if SENSITIVITIES in context.data:
-        context.data[GRADES] = grades_of(placed, context.data[SENSITIVITIES])
     judge = Judge(source, imported, data, context)
     natural = count_module(natural_module(placed)).steady.total
     curve: list[Point] = []

@@ -40,13 +40,17 @@ def test_products_of_marginals_and_scales_by_hand():
     given_module = coded((2, 3), (1, 2), scales=[[0.5, 2.0], [0.1]])
     rank_one = np.outer([2.0, 3.0], [1.0, 2.0, 3.0]).astype(np.float32)
     s = {"l0": rank_one, "l1": np.array([[4.0, 8.0]], np.float32)}
-    graded = grades(given_module, Context(data={SENSITIVITIES: s}))
+    context = Context(data={SENSITIVITIES: s})
+    graded = grades(given_module, context, "weight")
     # a unit of code is scale wide: its squared error counts scale**2 times as much
     in_codes = rank_one * np.array([[0.25], [4.0]])
     other = s["l1"] * 0.01
     average = (in_codes.sum() + other.sum()) / 8
     np.testing.assert_allclose(value(graded["l0"], (2, 3)), in_codes / average, rtol=1e-5)
     np.testing.assert_allclose(value(graded["l1"], (1, 2)), other / average, rtol=1e-5)
+    by_layer = grades(given_module, context)
+    assert by_layer["l0"].mean == pytest.approx(in_codes.mean() / average)
+    assert by_layer["l1"].mean == pytest.approx(other.mean() / average)
     total = sum(
         value(g, b.body.shape).sum() for g, b in zip(graded.values(), given_module.layers, strict=True)
     )
@@ -59,7 +63,10 @@ def test_products_of_marginals_and_scales_by_hand():
 def test_marginals_are_lifted_to_the_floor():
     s = np.zeros((4, 5), np.float32)
     s[0, 0] = 20.0
-    (grade,) = grades_of(coded((4, 5)), {"l0": s}).values()
+    (grade,) = grades_of(coded((4, 5)), {"l0": s}, "weight").values()
+    (mean,) = grades_of(coded((4, 5)), {"l0": s}).values()
+    assert mean.outputs.shape == mean.inputs.shape == (1,)
+    assert mean.mean == pytest.approx(1)
     assert grade.outputs.min() == pytest.approx(FLOOR)
     assert grade.inputs.min() == pytest.approx(FLOOR)
     assert grade.outputs[0] == pytest.approx(4)

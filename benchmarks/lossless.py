@@ -10,7 +10,9 @@ have to be those of the unmodified model.  The program is replayed from its file
 - ``moved`` is the largest change of an output by quantisation: 0 would mean that the comparison sees nothing
   (as it must be for quantised models).
 
-    python benchmarks/lossless.py MODEL.onnx PROGRAM.xbc [--inputs x.npz] [--json]
+    python benchmarks/lossless.py [MODEL.onnx [PROGRAM.xbc]] [--inputs x.npz] [--json]
+
+Without a program the model is compiled first (-O2, default target); without a model it is models/digits_vit.onnx.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ from onnx import helper, numpy_helper
 from ir.arrays import Array
 from xbc.backend import Program
 from xbc.chip import effective_codes
+from xbc.compiler import compile_model
 from xbc.simulate.ideal import compiled_model
 
+HERE = Path(__file__).parent
 OPERANDS = {
     "Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1), "FusedMatMul": (0, 1), "LSTM": (1, 2),
     "GRU": (1, 2), "RNN": (1, 2),
@@ -146,7 +150,10 @@ def first_sample(file: Path, model: Path) -> dict[str, Array]:
         value.name: len(value.type.tensor_type.shape.dim)
         for value in onnx.load(model, load_external_data=False).graph.input
     }
-    return {name: stored[name][0] if stored[name].ndim > ranks[name] else stored[name] for name in stored.files}
+    return {
+        name: np.asarray(stored[name][0] if stored[name].ndim > ranks[name] else stored[name])
+        for name in stored.files
+    }
 
 
 def compare(model: Path, program: Path, inputs: dict[str, Array] | None) -> dict[str, Any]:
@@ -196,13 +203,15 @@ def _largest(first: list[Array], second: list[Array]) -> float:
 def main() -> None:
     """Command line; exit code 1 when the program is not lossless."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("program", type=Path)
+    parser.add_argument("model", type=Path, nargs="?", default=HERE.parent / "models" / "digits_vit.onnx")
+    parser.add_argument("program", type=Path, nargs="?")
     parser.add_argument("--inputs", type=Path, help="samples as xbc simulate takes them")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     inputs = None if options.inputs is None else first_sample(options.inputs, options.model)
-    facts = compare(options.model, options.program, inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        program = options.program or compile_model(options.model, Path(folder) / "program").directory
+        facts = compare(options.model, program, inputs)
     if options.json:
         print(json.dumps(facts))
     else:

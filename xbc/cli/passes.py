@@ -60,7 +60,7 @@ def describe(cls: type[Pass]) -> dict[str, Any]:
     text, meanings = split_manual(inspect.cleandoc(cls.__doc__ or ""))
     return {
         "name": cls.name,
-        "summary": text.split("\n\n")[0].replace("\n", " "),
+        "summary": text.split("\n\n")[0].replace("\n", " ").replace("``", "`"),
         "manual": text,
         "requires": cls.requires.stage(),
         "ensures": cls.ensures.stage(),

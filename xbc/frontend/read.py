@@ -45,9 +45,13 @@ class ModelFile:
     sha256: str
 
 
+_SOURCE_LINE = re.compile(r"/onnxruntime_src/\S+:\d+ [^()]*\([^()]*(?:\([^()]*\)[^()]*)*\)(?: const)? ")
+"""Where in its own source onnxruntime gave up: file, line and the signature of a C++ function."""
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """A library's message as one line, without its machine paths' noise and blank parts."""
-    text = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
+    """A library's message as one line, without places in its source and blank parts."""
+    text = _SOURCE_LINE.sub("", re.sub(r"\s+", " ", str(error)).strip()).rstrip(".")
     return text if len(text) <= limit else text[:limit] + "..."
 
 

@@ -73,6 +73,18 @@ def test_same_input_same_bytes(xbc: Runner, model: Path, tmp_path: Path) -> None
     assert a["program.xir"] != c["program.xir"]
 
 
+@pytest.mark.parametrize("target", ["gather-128", "isaac-128", "pcm-256", "rram-64"])
+def test_default_level_gives_the_same_bytes(xbc: Runner, model: Path, tmp_path: Path, target: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    copy = elsewhere / model.name
+    copy.write_bytes(model.read_bytes())
+    for name, source, threads in (("a", model, 1), ("b", copy, 2)):
+        done = xbc("compile", source, "-t", target, "--set", "rows=16", "--threads", threads, "-o", name)
+        assert done.code == 0, done.err
+    assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b")
+
+
 def test_the_program_names_no_path_and_no_time(xbc: Runner, model: Path, tmp_path: Path) -> None:
     assert xbc("compile", model, "-O0", "-o", "out").code == 0
     manifest = (tmp_path / "out" / "manifest.json").read_text()

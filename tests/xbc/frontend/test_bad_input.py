@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from ir.errors import XbcError
 from tests.xbc.frontend.oracle import TARGET, model, weights
 from xbc.frontend import import_model
+from xbc.frontend.read import one_line
 
 node = helper.make_node
 F = np.float32
@@ -275,6 +276,15 @@ def test_external_constant_in_a_node(tmp_path: Path) -> None:
     proto.graph.node.extend(nodes)
     path = save(proto, tmp_path)
     refused(path, "attribute 'value' of node 'k'.*leaves the model's folder")
+
+
+def test_messages_of_onnxruntime_lose_its_source_lines() -> None:
+    message = (
+        "[ONNXRuntimeError] : 1 : FAIL : /onnxruntime_src/onnxruntime/core/graph/model.h:46 void onnxruntime::Check("
+        "const std::map<int (*)(bool), int>&, const Logger&) ONNX Runtime knows\n opsets (released ones)."
+    )
+    shown = "[ONNXRuntimeError] : 1 : FAIL : ONNX Runtime knows opsets (released ones)"
+    assert one_line(RuntimeError(message)) == shown
 
 
 def test_graph_without_nodes(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.xbc.frontend.oracle import (
     session,
     weights,
 )
-from xbc.frontend import host_with_weights, import_model, layer_tensor, original_weights
+from xbc.frontend import host_with_weights, import_model, layer_tensor, operators, original_weights
 
 node = helper.make_node
 F = np.float32
@@ -359,6 +359,12 @@ def test_dynamic_quantised_products(optimise: bool, tmp_path: Path) -> None:
     imported = check_against_onnxruntime(proto, tmp_path, optimise=optimise)
     assert [x.name for x in imported.module.layers] == ["dynamic", "to.float"]
     assert imported.module.layers[0].body.scale.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_the_page_on_onnx_names_every_operator() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "onnx.md").read_text(encoding="utf-8")
+    missing = {op for _, op in {**operators._RULES, **operators._LISTED} if f"`{op}`" not in page}
+    assert not missing
 
 
 @both

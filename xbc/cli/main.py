@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 ``verify`` found a fault; 2 bad input (one sentence on std
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import signal
@@ -57,6 +58,14 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name].partition(":")
         return cast(click.Command, getattr(importlib.import_module(module), attribute))
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant; a misspelt one gets a suggestion."""
+        if args[0] not in COMMANDS and (near := difflib.get_close_matches(args[0], COMMANDS, 1)):
+            ctx.fail(f"No such command {args[0]!r}; did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
 
 @click.command(
     cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -97,8 +106,11 @@ def _run(arguments: list[str] | None) -> int:
     except click.Abort:
         raise
     except click.UsageError as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # plain ``xbc``
+            click.echo(error.format_message())
+            return 0
         command = error.ctx.command_path if error.ctx else "xbc"
-        return _fail(f"{error.format_message().rstrip('.')}; see {command} --help")
+        return _fail(f"{error.format_message().rstrip('.?')}; see {command} --help")
     except click.ClickException as error:
         return _fail(error.format_message())
     except SystemExit as stop:

@@ -67,6 +67,8 @@ def command(
 
     if output is not None and not output.absolute().parent.is_dir():
         raise XbcError(f"cannot write {output}: the folder {output.absolute().parent} does not exist")
+    if output is not None and output.is_dir():
+        raise XbcError(f"cannot write {output}: it is a folder; name a file in it")
     refuse_unused(fidelity, options)
     opened = Program.open(program)
     with console.progress_bars(quiet) as progress:

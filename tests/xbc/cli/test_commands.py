@@ -260,4 +260,5 @@ def test_data_bad_input(xbc: Runner, program: Path, data: Path, model: Path, tmp
         "is not the model that" in xbc("evaluate", program, "--data", data, "--model", "other.onnx").sentence
     )
     assert "does not exist" in xbc("simulate", program, "--inputs", data, "-o", "no/where.npz").sentence
+    assert "is a folder" in xbc("simulate", program, "--inputs", data, "-o", ".").sentence
     assert "holds no manifest.json" in xbc("evaluate", tmp_path, "--data", data).sentence

@@ -39,7 +39,11 @@ def test_every_command_teaches(xbc: Runner, name: str) -> None:
 
 
 def test_no_command_shows_help_and_unknown_command_is_named(xbc: Runner) -> None:
-    assert "No such command 'compiel'" in xbc("compiel").sentence
+    plain = xbc()
+    assert (plain.code, plain.err) == (0, "")
+    assert plain.out.startswith("Usage: xbc ")
+    assert "No such command 'compiel'; did you mean 'compile'" in xbc("compiel").sentence
+    assert xbc("zzz").sentence.startswith("No such command 'zzz'; see")
     assert xbc("--version").out.startswith("xbc, version ")
     assert xbc("nonsense", "--help").code == 2
 

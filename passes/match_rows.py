@@ -13,11 +13,13 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Layer, Module
 from ir.stages import UNUSED, Placed
+from ir.target import Target
 from passes.base import Context, Pass, check
 from passes.counting import load_runs
 from passes.penalty import grades, state_values
 from passes.solvers.joint import cost_tables, match_joint
 from passes.solvers.matching import digit_mask, match_loads, match_vectors
+from passes.solvers.pairs import MAX_PAIR_BITS, match_pairs, pair_tables
 from passes.solvers.planes import fold_mask
 from passes.solvers.viterbi import MAX_BITS
 
@@ -36,10 +38,14 @@ class MatchRows(Pass):
     a row is what it would pay there (joint matching, one output per section and numbers of at most 8 bits;
     other layers are matched exactly).  Follow it with reprogram{mode=optimal} at the same lambda.
 
+    With ``pairs`` a row of differential pairs costs what the cheapest pairs of the wanted differences need.
+    Follow it with reprogram{mode=pairs}.
+
     Options:
         lambda: writes that a squared error of one code unit is worth, as in reprogram; 0: exact codes.
         method: ``exact``: minimum-cost assignment; ``greedy``: ascending cost with pairwise exchanges, within
             about 1 % of it and several times faster on wide rows.
+        pairs: match for freely chosen differential pairs (one bit per cell, at most 8 bits; always exact).
     """
 
     name: ClassVar[str] = "match-rows"
@@ -48,6 +54,7 @@ class MatchRows(Pass):
 
     method: Literal["exact", "greedy"] = "exact"
     lambda_: float = 0.0
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         check(self.lambda_ >= 0, f"match-rows: lambda = {self.lambda_} must not be negative")
@@ -63,7 +70,10 @@ class MatchRows(Pass):
         formats = {(b.cells.columns, b.bits_per_cell) for _, b in pairs}
         simple = len(formats) == 1 and all(b.group_width == 1 for _, b in pairs)
         joint = simple and self.lambda_ > 0 and all(joint_ready(b) for _, b in pairs)
-        if joint:
+        if self.pairs:
+            check_pairs(self.name, pairs)
+            work = _pairs(module, pairs)
+        elif joint:
             work = _joint(module, pairs, self.lambda_, context)
         else:
             work = _words(module, pairs) if simple else _vectors(module, pairs)
@@ -165,6 +175,53 @@ def _joint(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Wo
         )
 
     return work
+
+
+def check_pairs(who: str, pairs: Pairs) -> None:
+    """Raises XbcError unless every layer stores differential pairs whose representation can be chosen."""
+    for layer, body in pairs:
+        if body.encoding != "differential" or body.bits_per_cell != 1 or body.cells.slices > MAX_PAIR_BITS:
+            raise XbcError(
+                f"{who}: pairs can be chosen freely where weights are differential, of at most {MAX_PAIR_BITS} bits in "
+                f"one-bit cells; layer {layer.name!r} is {body.encoding}, {body.stored_bits} bits in "
+                f"{body.bits_per_cell}-bit cells: set encoding=differential, or leave the option out"
+            )
+    if len({b.cells.slices for _, b in pairs}) > 1:
+        raise XbcError(
+            f"{who}: pairs of different bits cannot take each other's place: quantise all layers with the same bits"
+        )
+
+
+def _pairs(module: Module, pairs: Pairs) -> Work:
+    """Matching of differential pairs of free representation."""
+    t = module.target
+    cost, best = pair_tables(pairs[0][1].cells.slices if pairs else 1)
+    state = empty_pairs(t, pairs)
+    first = np.full(state.shape, -1, np.int32)
+    ready: dict[int, tuple[Array, Array]] = {}
+
+    def work(
+        index: int, order: Array, closing: Array, exact: bool, low: int, high: int, place: Array
+    ) -> None:
+        body = pairs[index][1]
+        if index not in ready:
+            ready[index] = items_first(body, shifted_codes(body))
+        codes, counts = ready[index]
+        match_pairs(
+            order, body.crossbar, closing, codes, counts, body.outputs, cost, best, low, high, state, first, place
+        )
+
+    return work
+
+
+def empty_pairs(target: Target, pairs: Pairs) -> Array:
+    """``[crossbars, rows, groups]`` uint16 pairs of a blank chip, for the widest layer's groups."""
+    return np.zeros((target.crossbars, target.rows, max((b.group_width for _, b in pairs), default=1)), np.uint16)
+
+
+def shifted_codes(body: Placed) -> Array:
+    """``[sections, rows, G]`` uint16 codes plus ``2**bits - 1``: columns of ``pair_tables``."""
+    return np.asarray((body.section_codes() + ((1 << body.cells.slices) - 1)).astype(np.uint16))
 
 
 def _vectors(module: Module, pairs: Pairs) -> Work:

@@ -15,12 +15,16 @@ LEVELS = {
     1: "quantize,encode-signs,slice-bits,form-sections,sort-sections,order-sections{method=sum},deal-sections",
     2: "quantize,encode-signs,slice-bits,form-sections,sort-sections,order-sections,deal-sections,match-rows",
 }
+PAIRS = "match-rows{pairs=true},reprogram{mode=pairs}"
+"""How level 2 ends on a target with differential pairs in one-bit cells."""
 LOSSY = 3
 """Level within a loss budget: level 2 with rows matched to, and cells held at, nearby codes."""
 
 
-def level_text(level: int, lambda_: float = 0.0) -> str:
+def level_text(level: int, lambda_: float = 0.0, pairs: bool = False) -> str:
     """Pipeline of a level; level 3 needs the penalty ``lambda_`` (see ``match-rows`` and ``reprogram``).
+
+    ``pairs``: weights are differential pairs whose representation level 2 may choose.
 
     Rows are matched at ``MATCH_OVER_HOLD`` times the penalty of the dynamic programme: the assignment takes what
     a row pays at once for granted, the programme sees what a write saves later on.
@@ -30,6 +34,8 @@ def level_text(level: int, lambda_: float = 0.0) -> str:
             f"{LEVELS[2]}{{lambda={MATCH_OVER_HOLD * lambda_:.6g}}},"
             f"reprogram{{mode=optimal,lambda={lambda_:.6g}}}"
         )
+    if level == 2 and pairs:
+        return LEVELS[2].removesuffix("match-rows") + PAIRS
     if level not in LEVELS:
         known = ", ".join(f"-O{known}" for known in (*LEVELS, LOSSY))
         raise XbcError(f"unknown level -O{level}; known: {known}")

@@ -16,12 +16,13 @@ import numpy as np
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
-from ir.stages import Body, Placed, Sectioned
+from ir.stages import Body, Placed, Quantized, Sectioned
 from ir.target import Target
 from ir.verify import check_module
 from passes.base import Context, Pass, Progress
 from passes.manager import Hook, Options, PassRecord, Run, finish, run_pipeline
 from passes.pipeline import LEVELS, LOSSY, format_pipeline, level_text, parse_pipeline
+from passes.solvers.pairs import MAX_PAIR_BITS
 
 if TYPE_CHECKING:
     from xbc.frontend import Imported
@@ -121,6 +122,8 @@ def compile_model(
             f"{source} has no layer with static weights that a crossbar can hold"
             + (f"; {len(module.unmapped)} nodes stay in the host graph" if module.unmapped else "")
         )
+    if pipeline is None and not lossy and free_pairs(module):
+        passes = parse_pipeline(level_text(level, pairs=True))
     if sensitivities is not None:
         from xbc.sensitivity import load_sensitivities
 
@@ -181,6 +184,17 @@ def select_passes(pipeline: str | None, level: int) -> list[Pass]:
     if pipeline is not None:
         return parse_pipeline(pipeline)
     return parse_pipeline(level_text(level))
+
+
+def free_pairs(module: Module) -> bool:
+    """Whether a level may choose how the module's differential pairs represent their codes."""
+    target = module.target
+    bits = (layer.body.bits if isinstance(layer.body, Quantized) else 0 for layer in module.layers)
+    return (
+        target.encoding == "differential"
+        and target.bits_per_cell == 1
+        and max(bits, default=0) <= MAX_PAIR_BITS
+    )
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 COLOURS = {
-    "light": ["#1f7a5c", "#b3541e", "#6b6f76", "#4a5fc1", "#a33a7a"],
-    "dark": ["#3fb68b", "#e08a52", "#9aa4af", "#8c9df0", "#e07fbb"],
+    "light": ["#1f7a5c", "#b3541e", "#6b6f76", "#4a5fc1", "#a33a7a", "#8a7a1f"],
+    "dark": ["#3fb68b", "#e08a52", "#9aa4af", "#8c9df0", "#e07fbb", "#d0bf5a"],
 }
 
 
@@ -67,5 +67,5 @@ def line_chart(
         out.append(
             f'<line class="g r" x1="{left}" x2="{left + width}" y1="{py(level):.1f}" y2="{py(level):.1f}"/>'
         )
-        out.append(f'<text x="{left + width + 6}" y="{py(level) + 4:.1f}">{escape(name)}</text>')
+        out.append(f'<text x="{left + 4}" y="{py(level) - 4:.1f}">{escape(name)}</text>')
     return "\n".join([*out, "</svg>", ""])

@@ -44,15 +44,16 @@ TRIALS_VERIFIED, TRIALS_UNVERIFIED = 10.0, 1.0
 FRACTIONS = (0.05, 0.1, 0.3, 0.5)
 RANKINGS: dict[str, dict[str, Any]] = {
     "swim": {"sensitivity": "gradient", "variance": "layer"},
-    "swim-high": {"sensitivity": "gradient", "variance": "layer", "devices": 1},
+    "swim-noise": {"sensitivity": "gradient", "variance": "layer", "noise": True},
+    "swim-high": {"sensitivity": "gradient", "variance": "layer", "noise": True, "devices": 1},
     "swim-equal": {"sensitivity": "gradient", "variance": "equal"},
     "swim-published": {"sensitivity": "recursion", "variance": "equal"},
     "second-moment": {"sensitivity": "gradient", "variance": "layer"},
     "magnitude": {},
     "random": {},
 }
-"""What a ranking is made of; ``swim-published`` is S alone, by the recursion, as in the paper; ``swim-high`` verifies
-only the high-order device of a selected weight."""
+"""What a ranking is made of; ``swim-published`` is S alone, by the recursion, as in the paper; ``swim-noise`` takes
+S at weights with the error of unverified writes, ``swim-high`` too, and verifies only the high-order device."""
 
 
 def load(name: str, calibration: int, samples: int) -> tuple[Any, Any, Any, Any]:
@@ -77,20 +78,22 @@ def selections(
     """Masks by "ranking fraction", and the seconds that each kind of sensitivity took."""
     none = {layer.name: np.zeros(layer.body.shape, np.float32) for layer in module.layers}
     masks = {"none 0": select(module, none, 0), "all 1": select(module, none, 1)}
-    known: dict[tuple[str, str], Any] = {}
+    known: dict[tuple[str, str, float], Any] = {}
     seconds: dict[str, float] = {}
     for name in o.methods:
         recipe = RANKINGS[name]
         data: dict[str, Any] = {}
         if recipe:
             loss = "empirical" if name == "second-moment" else "cross-entropy"
-            key = (recipe["sensitivity"], loss)
+            noise = o.sigma if recipe.get("noise") else 0.0
+            key = (recipe["sensitivity"], loss, noise)
             if key not in known:
                 start = time.process_time()
                 known[key] = model_sensitivities(
-                    model, x, y if loss == "empirical" else None, loss=loss, method=key[0], threads=o.threads
-                )
-                seconds[" ".join(key)] = time.process_time() - start
+                    model, x, y if loss == "empirical" else None,
+                    loss=loss, method=key[0], noise=noise, threads=o.threads,
+                )  # fmt: skip
+                seconds[f"{key[0]} {loss}, noise {noise:g}"] = time.process_time() - start
             data = {"sensitivities": known[key].layers, "sensitivities_loss": known[key].loss}
         method: Any = "swim" if name.startswith("swim") else name
         for fraction in o.fractions:

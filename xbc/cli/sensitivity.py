@@ -38,13 +38,21 @@ from xbc.cli.options import json_option, limit_option, quiet_option, seed_option
     help="gradient: mean square of the gradient of labels drawn from the model's output; recursion: SWIM's, "
     "curvature carried back as if positions and branches were independent.",
 )
+@click.option(
+    "--noise",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Programming error of all weights while they are graded, over the largest weight of the layer: for the "
+    "choice of what to verify, that of an unverified write.",
+)
 @seed_option
 @limit_option
 @threads_option
 @json_option
 @quiet_option
 def command(
-    model: Path, data: Path, output: Path | None, loss: str, method: str, seed: int, limit: int | None,
+    model: Path, data: Path, output: Path | None, loss: str, method: str, noise: float, seed: int, limit: int | None,
     threads: int, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Diagonal second derivative of the loss in every crossbar weight (after SWIM, arXiv 2202.08395).
@@ -77,7 +85,8 @@ def command(
     labels = None if sets.labels is None else sets.labels[:limit]
     with console.progress_bars(quiet) as progress:
         found = model_sensitivities(
-            imported, x, labels, loss=loss, method=method, seed=seed, progress=progress, threads=threads  # type: ignore[arg-type]
+            imported, x, labels, loss=loss, method=method, seed=seed, noise=noise,  # type: ignore[arg-type]
+            progress=progress, threads=threads,
         )  # fmt: skip
     save_sensitivities(found, path)
     facts = {
@@ -86,6 +95,7 @@ def command(
         "samples": found.samples,
         "loss": found.loss,
         "method": found.method,
+        "noise": found.noise,
         "layers": [
             {
                 "name": layer.name,

@@ -45,6 +45,7 @@ class Sensitivities:
         samples: how many samples they average.
         loss: which loss.
         method: how they were found.
+        noise: programming error of the weights they were found at.
     """
 
     layers: dict[str, F32]
@@ -52,6 +53,7 @@ class Sensitivities:
     samples: int
     loss: str
     method: str = "gradient"
+    noise: float = 0.0
 
 
 def seed_curvature(logits: Array, labels: Array | None, loss: Loss) -> Array:
@@ -94,6 +96,7 @@ def model_sensitivities(
     loss: Loss = "cross-entropy",
     method: Method = "gradient",
     seed: int = 0,
+    noise: float = 0.0,
     progress: Callable[[str, int, int], None] | None = None,
     threads: int = 0,
 ) -> Sensitivities:
@@ -103,12 +106,19 @@ def model_sensitivities(
         x: ``[samples, ...]`` inputs of the model's one data input.
         labels: ``[samples]`` class indices; needed by ``empirical``, checked whenever given.
         method: ``recursion`` carries the curvature back, ``gradient`` squares the gradient of each sample.
-        seed: of the labels that ``gradient`` draws.
+        seed: of the labels that ``gradient`` draws, and of the noise.
+        noise: standard deviation of a programming error that every weight has, over the largest weight of its
+            tensor, drawn anew for every batch (``gradient``: every sample).  The second derivative at the exact
+            weights says what small errors do; this is the one where the programmed weights will be.
         threads: of onnxruntime, 0: its own choice.
     Memory: the sensitivities, the weights, and the intermediate values of one batch (``BUDGET_BYTES``).
     Raises: XbcError for inputs or labels that do not fit the model, or an operator without a rule.
     """
-    engine = _Engine(model, loss, threads, method, seed)
+    if not 0 <= noise < np.inf:
+        raise XbcError(
+            f"sensitivity: noise = {noise:g} must be 0 or more (0.1 is a tenth of the largest weight)"
+        )
+    engine = _Engine(model, loss, threads, method, seed, noise)
     engine.check_inputs(x, labels)
     totals = {layer.name: np.zeros(layer.origin.layout.shape, np.float64) for layer in model.module.layers}
     done = 0
@@ -124,7 +134,7 @@ def model_sensitivities(
         layer.name: layer.origin.layout.to_matrix((totals.pop(layer.name) / len(x)).astype(np.float32))
         for layer in model.module.layers
     }
-    return Sensitivities(layers, model.module.host.model_sha256, len(x), loss, method)
+    return Sensitivities(layers, model.module.host.model_sha256, len(x), loss, method, noise)
 
 
 def data_port(model: Imported) -> Port:
@@ -141,12 +151,16 @@ def data_port(model: Imported) -> Port:
 class _Engine:
     """A host graph with the values that the backward pass reads as extra outputs."""
 
-    def __init__(self, model: Imported, loss: Loss, threads: int, method: Method, seed: int) -> None:
+    def __init__(
+        self, model: Imported, loss: Loss, threads: int, method: Method, seed: int, noise: float
+    ) -> None:
         self.loss = loss
         self.power = 1 if method == "gradient" else 2
         self.rng = np.random.default_rng(seed)
+        self.noise_rng = np.random.default_rng([seed, 1])
         self.graph = model.host.graph
-        self.weights = module_tensors(model.module)
+        self.exact = self.weights = module_tensors(model.module)
+        self.deviation = {name: noise * np.abs(w).max(initial=0) for name, w in self.exact.items() if noise}
         self.opset = max(
             (o.version for o in model.host.opset_import if o.domain in ("", "ai.onnx")), default=17
         )
@@ -226,6 +240,8 @@ class _Engine:
 
     def run(self, x: Array, labels: Array | None) -> dict[str, Array]:
         """``S`` of every weight tensor, summed over the batch."""
+        if self.deviation:
+            self.weights = {name: self._programmed(name) for name in self.exact}
         values = {**self.constants, **self.weights, self.input.name: x, **self.forward(x)}
         logits = values[self.plan.logits]
         if logits.ndim != 2 and self.loss != "squared":
@@ -251,6 +267,12 @@ class _Engine:
             else:
                 self._node(step, values, curvature)
         return {name: curvature.get(name, np.zeros((), np.float32)) for name in self.weights}
+
+    def _programmed(self, name: str) -> Array:
+        """A weight tensor after programming with errors."""
+        exact = self.exact[name]
+        error = self.noise_rng.standard_normal(exact.shape, dtype=np.float32) * self.deviation[name]
+        return np.asarray((exact + error).astype(exact.dtype))
 
     def _step(self, at: int, values: dict[str, Array], curvature: dict[str, Array]) -> Step:
         node = self.graph.node[at]

@@ -19,7 +19,8 @@ SHA: Final = "__model_sha256__"
 SAMPLES: Final = "__samples__"
 LOSS: Final = "__loss__"
 METHOD: Final = "__method__"
-META: Final = (SHA, SAMPLES, LOSS, METHOD)
+NOISE: Final = "__noise__"
+META: Final = (SHA, SAMPLES, LOSS, METHOD, NOISE)
 
 
 def save_sensitivities(sensitivities: Sensitivities, path: str | os.PathLike[str]) -> None:
@@ -30,6 +31,7 @@ def save_sensitivities(sensitivities: Sensitivities, path: str | os.PathLike[str
         SAMPLES: np.array(sensitivities.samples),
         LOSS: np.array(sensitivities.loss),
         METHOD: np.array(sensitivities.method),
+        NOISE: np.array(repr(float(sensitivities.noise))),
     }
     half = path.with_name(path.name + ".part")
     try:
@@ -55,7 +57,7 @@ def load_sensitivities(path: str | os.PathLike[str], module: Module) -> Sensitiv
             f"{path}: cannot be read as sens.npz ({error}); make one with xbc sensitivity"
         ) from None
     with archive:
-        sha, samples, loss, method = (_scalar(archive, name, str(path)) for name in META)
+        sha, samples, loss, method, noise = (_scalar(archive, name, str(path)) for name in META)
         if sha != module.host.model_sha256:
             raise XbcError(
                 f"{who}: it was made for a model with SHA-256 {sha[:12]}..., this one has "
@@ -68,7 +70,7 @@ def load_sensitivities(path: str | os.PathLike[str], module: Module) -> Sensitiv
             there = "has no" if odd in wanted else "has an unknown"
             raise XbcError(f"{who}: it {there} layer {odd!r}; run xbc sensitivity on this model")
         layers = {layer.name: _layer(archive, layer.name, layer.body.shape, who) for layer in module.layers}
-    return Sensitivities(layers, sha, int(samples), loss, method)
+    return Sensitivities(layers, sha, int(samples), loss, method, float(noise))
 
 
 def _header(archive: zipfile.ZipFile, name: str, path: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:

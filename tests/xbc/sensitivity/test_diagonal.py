@@ -309,6 +309,29 @@ def test_drawn_labels_depend_on_the_seed_only(tmp_path):
     assert any((a[n] != c[n]).any() for n in a)
 
 
+def test_noise_moves_the_weights_at_which_the_curvature_is_taken(tmp_path):
+    """z = w2 w1 x under half the squared error: S of w1[i, h] is w2[h]**2 x[i]**2, of a noisy w2 its mean square."""
+    rng = np.random.default_rng(11)
+    weights = {"w1": rng.standard_normal((3, 4)), "w2": rng.standard_normal((4, 1))}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"], name="first"),
+        helper.make_node("MatMul", ["h", "w2"], ["z"], name="last"),
+    ]
+    imported = import_model(save_model(tmp_path / "m.onnx", nodes, ["n", 3], ["n", 1], weights), TARGET)
+    x = np.repeat(rng.standard_normal((1, 3)).astype(np.float32), 3000, axis=0)
+    for noise in (0.0, 0.4):
+        found = all_sensitivities(imported, x, loss="squared", noise=noise)
+        error = noise * np.abs(weights["w2"]).max()
+        wanted = (weights["w2"] ** 2 + error**2) @ x[:1] ** 2
+        np.testing.assert_allclose(found.layers["first"], wanted, rtol=0.15 if noise else 1e-4)
+    assert found.noise == 0.4
+    save_sensitivities(found, tmp_path / "s.npz")
+    assert load_sensitivities(tmp_path / "s.npz", imported.module).noise == 0.4
+    for bad in (-0.1, float("nan")):
+        with pytest.raises(XbcError, match=r"noise = .* must be 0 or more"):
+            all_sensitivities(imported, x, noise=bad)
+
+
 def test_gradient_needs_one_sample_at_a_time(tmp_path):
     node = helper.make_node("MatMul", ["x", "w"], ["z"], name="only")
     path = save_model(tmp_path / "m.onnx", [node], [4, 6], [4, 3], {"w": np.ones((6, 3))})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from passes.counting import load_runs
 from passes.penalty import grades, state_values
 from passes.solvers.joint import cost_tables, match_joint
 from passes.solvers.matching import digit_mask, match_loads, match_vectors
-from passes.solvers.pairs import MAX_PAIR_BITS, match_pairs, pair_tables
+from passes.solvers.pairs import MAX_PAIR_BITS, PAIR_SCALE, match_pairs, near_tables, pair_tables
 from passes.solvers.planes import fold_mask
 from passes.solvers.viterbi import MAX_BITS
 
@@ -39,7 +40,7 @@ class MatchRows(Pass):
     other layers are matched exactly).  Follow it with reprogram{mode=optimal} at the same lambda.
 
     With ``pairs`` a row of differential pairs costs what the cheapest pairs of the wanted differences need.
-    Follow it with reprogram{mode=pairs}.
+    Follow it with reprogram{mode=pairs}, or with reprogram{mode=near-pairs} at the same lambda above 0.
 
     Options:
         lambda: writes that a squared error of one code unit is worth, as in reprogram; 0: exact codes.
@@ -72,7 +73,7 @@ class MatchRows(Pass):
         joint = simple and self.lambda_ > 0 and all(joint_ready(b) for _, b in pairs)
         if self.pairs:
             check_pairs(self.name, pairs)
-            work = _pairs(module, pairs)
+            work = _pairs(module, pairs, self.lambda_, context)
         elif joint:
             work = _joint(module, pairs, self.lambda_, context)
         else:
@@ -192,11 +193,38 @@ def check_pairs(who: str, pairs: Pairs) -> None:
         )
 
 
-def _pairs(module: Module, pairs: Pairs) -> Work:
+class PairTables:
+    """Tables of ``passes.solvers.pairs`` layer by layer; those of the layer asked for last are kept."""
+
+    def __init__(self, module: Module, pairs: Pairs, lambda_: float, context: Context) -> None:
+        """``lambda_`` as in reprogram; 0: exact codes, the same tables for all layers."""
+        self.pairs, self.lambda_ = pairs, lambda_
+        self.graded = grades(module, context) if lambda_ else {}
+        self.kept: tuple[int, tuple[Array, Array]] | None = None
+        self.lock = Lock()
+
+    @property
+    def unit(self) -> int:
+        """What one write counts in the cost table."""
+        return PAIR_SCALE if self.lambda_ else 1
+
+    def of(self, index: int) -> tuple[Array, Array]:
+        """(cost, best) for a layer."""
+        layer, body = self.pairs[index]
+        if not self.lambda_:
+            return pair_tables(body.cells.slices)
+        with self.lock:
+            if self.kept is None or self.kept[0] != index:
+                low, high = int(body.limits[:, 0].max()), int(body.limits[:, 1].min())
+                weight = self.lambda_ * self.graded[layer.name].mean
+                self.kept = index, near_tables(body.cells.slices, weight, low, high)
+            return self.kept[1]
+
+
+def _pairs(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Work:
     """Matching of differential pairs of free representation."""
-    t = module.target
-    cost, best = pair_tables(pairs[0][1].cells.slices if pairs else 1)
-    state = empty_pairs(t, pairs)
+    tables = PairTables(module, pairs, lambda_, context)
+    state = empty_pairs(module.target, pairs)
     first = np.full(state.shape, -1, np.int32)
     ready: dict[int, tuple[Array, Array]] = {}
 
@@ -207,9 +235,11 @@ def _pairs(module: Module, pairs: Pairs) -> Work:
         if index not in ready:
             ready[index] = items_first(body, shifted_codes(body))
         codes, counts = ready[index]
+        cost, best = tables.of(index)
         match_pairs(
-            order, body.crossbar, closing, codes, counts, body.outputs, cost, best, low, high, state, first, place
-        )
+            order, body.crossbar, closing, codes, counts, body.outputs, cost, best, tables.unit, low, high, state,
+            first, place,
+        )  # fmt: skip
 
     return work
 

@@ -29,6 +29,11 @@ def level_text(level: int, lambda_: float = 0.0, pairs: bool = False) -> str:
     Rows are matched at ``MATCH_OVER_HOLD`` times the penalty of the dynamic programme: the assignment takes what
     a row pays at once for granted, the programme sees what a write saves later on.
     """
+    if level == LOSSY and pairs:
+        near = f"lambda={lambda_:.6g}"
+        return (
+            f"{LEVELS[2].removesuffix('match-rows')}match-rows{{pairs=true,{near}}},reprogram{{mode=near-pairs,{near}}}"
+        )
     if level == LOSSY:
         return (
             f"{LEVELS[2]}{{lambda={MATCH_OVER_HOLD * lambda_:.6g}}},"

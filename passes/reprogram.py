@@ -15,9 +15,9 @@ from ir.stages import Placed, Programmed
 from passes.base import Context, Pass, check
 from passes.counting import load_runs
 from passes.hold import hold
-from passes.match_rows import check_pairs, empty_pairs, shifted_codes
+from passes.match_rows import PairTables, check_pairs, empty_pairs, shifted_codes
 from passes.penalty import Detail
-from passes.solvers.pairs import hold_pairs, pair_tables
+from passes.solvers.pairs import hold_pairs
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class Reprogram(Pass):
             reprogrammed, the others keep their stale level, which is carried on to later loads; ``optimal``:
             per row the held codes v_t of least  writes + lambda * sum s_t (v_t - w_t)**2  over the whole
             sequence of loads (exact dynamic programme; s from sensitivities, else 1); ``pairs``: exact codes, but of
-            all differential pairs with the wanted difference the one that changes the fewest cells.
-        lambda: writes that a squared error of one code unit is worth, for optimal.
+            all differential pairs with the wanted difference the one that changes the fewest cells; ``near-pairs``:
+            of all pairs the one of least  writes + lambda * s (v - w)**2, load after load.
+        lambda: writes that a squared error of one code unit is worth, for optimal and near-pairs.
         set-cost, reset-cost: what a SET and a RESET count as, for optimal.
         detail: how far the sensitivities tell weights apart, for optimal.  ``layer``: s is a layer's mean;
             ``weight``: an own s for every weight, from the means over the outputs and over the inputs.  A few
@@ -44,7 +45,7 @@ class Reprogram(Pass):
     requires = Placed
     ensures = Programmed
 
-    mode: Literal["none", "random", "optimal", "pairs"] = "none"
+    mode: Literal["none", "random", "optimal", "pairs", "near-pairs"] = "none"
     lambda_: float = 0.1
     set_cost: float = 1.0
     reset_cost: float = 1.0
@@ -67,8 +68,8 @@ class Reprogram(Pass):
                 module, self.lambda_, self.set_cost, self.reset_cost, context, self.detail
             )
             context.facts[self.name] = {"survivor_windows_cut_short": forced}
-        elif self.mode == "pairs":
-            stored = _choose_pairs(module, bodies)
+        elif self.mode in ("pairs", "near-pairs"):
+            stored = _choose_pairs(module, bodies, self.lambda_ if self.mode == "near-pairs" else 0.0, context)
         else:
             stored = [body.wanted_words() for body in bodies]
         if self.mode == "random":
@@ -120,21 +121,21 @@ class Reprogram(Pass):
                 pinned[index] |= outside
 
 
-def _choose_pairs(module: Module, bodies: list[Placed]) -> list[Array]:
+def _choose_pairs(module: Module, bodies: list[Placed], lambda_: float, context: Context) -> list[Array]:
     """Words of the cheapest pairs, load after load; the first load of a crossbar finds it blank."""
     pairs = list(zip(module.layers, bodies, strict=True))
     check_pairs(Reprogram.name, pairs)
     stored = [np.zeros((b.sections, b.rows, b.group_width), np.uint16) for b in bodies]
     if not pairs:
         return stored
-    _, best = pair_tables(bodies[0].cells.slices)
+    tables = PairTables(module, pairs, lambda_, context)
     state = empty_pairs(module.target, pairs)
     codes: tuple[int, Array] | None = None
     for index, order in load_runs(pairs):
         body = bodies[index]
         if codes is None or codes[0] != index:
             codes = (index, shifted_codes(body))
-        hold_pairs(order, body.crossbar, codes[1], body.inputs, body.outputs, best, state, stored[index])
+        hold_pairs(order, body.crossbar, codes[1], body.inputs, body.outputs, tables.of(index)[1], state, stored[index])
     return [words.astype(body.cells.dtype) for words, body in zip(stored, bodies, strict=True)]
 
 

@@ -66,16 +66,57 @@ def fill_tables(bits: int, cost: Any, best: Any) -> None:
             best[held, column] = pair[-rest]
 
 
+PAIR_SCALE = 1024
+"""Cost units of one write in the tables of ``near_tables``."""
+
+
+def near_tables(bits: int, weight: float, low: int, high: int) -> tuple[Array, Array]:
+    """As ``pair_tables`` when a nearby difference may be held: int16 ``min_d cost(d) + weight * (d - wanted)**2`` in
+    units of 1 / ``PAIR_SCALE`` writes, and the pair of the best d.  Differences other than the wanted one are from
+    ``low..high`` (codes)."""
+    cost, best = pair_tables(bits)
+    near = np.empty(cost.shape, np.int16)
+    pair = np.empty(cost.shape, np.uint16)
+    fill_near(cost, best, weight, low + (1 << bits) - 1, high + (1 << bits) - 1, near, pair)
+    return near, pair
+
+
+@njit(cache=True, nogil=True)
+def fill_near(cost: Any, best: Any, weight: float, low: int, high: int, near: Any, pair: Any) -> None:
+    """Fills the arrays of ``near_tables``; no difference farther away than all its writes are worth is looked at."""
+    columns = cost.shape[1]
+    penalty = np.empty(columns, np.int64)
+    for d in range(columns):
+        penalty[d] = np.int64(min(weight * d * d * PAIR_SCALE, 30.0 * PAIR_SCALE))
+    for held in range(cost.shape[0]):
+        here = cost[held]
+        for wanted in range(columns):
+            least = np.int64(here[wanted]) * PAIR_SCALE
+            at = wanted
+            for d in range(1, columns):
+                if penalty[d] >= least:
+                    break
+                for other in (wanted - d, wanted + d):
+                    if low <= other <= high:
+                        c = np.int64(here[other]) * PAIR_SCALE + penalty[d]
+                        if c < least:
+                            least = c
+                            at = other
+            near[held, wanted] = least
+            pair[held, wanted] = best[held, at]
+
+
 @njit(cache=True, nogil=True)
 def match_pairs(
-    order: Any, crossbar: Any, closing: Any, codes: Any, counts: Any, outputs: Any, cost: Any, best: Any, low: int,
-    high: int, state: Any, first: Any, place: Any,
+    order: Any, crossbar: Any, closing: Any, codes: Any, counts: Any, outputs: Any, cost: Any, best: Any, unit: int,
+    low: int, high: int, state: Any, first: Any, place: Any,
 ) -> None:  # fmt: skip
     """Rows of the loads ``order`` of crossbars ``low <= c < high``, each matched to the pairs its crossbar holds.
 
     Args:
         codes: ``[sections, rows, G]`` signed codes plus ``2**bits - 1``, items first; ``counts [sections]`` items.
         outputs: ``[sections, G]``, negative where a group is empty.
+        cost, best: of ``pair_tables`` or ``near_tables``; ``unit``: what one write counts in ``cost``.
         state: ``[crossbars, rows, G]`` uint16 pairs held; updated.
         first: ``[crossbars, rows, G]`` int32 pair of the first load, -1 before it; updated.
         place: ``[sections, rows]`` int32, receives the row of each item.
@@ -100,7 +141,7 @@ def match_pairs(
                     matrix[i, j] += now[codes[s, i, g]]
                 if closing[s] and first[c, j, g] >= 0:
                     for i in range(n):
-                        matrix[i, j] += _ones(best[state[c, j, g], codes[s, i, g]] ^ first[c, j, g])
+                        matrix[i, j] += unit * _ones(best[state[c, j, g], codes[s, i, g]] ^ first[c, j, g])
         assign_exact(matrix, n, rows, part, part_item)
         for i in range(n):
             j = part[i]

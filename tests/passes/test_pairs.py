@@ -9,7 +9,7 @@ from passes.counting import count_module
 from passes.match_rows import MatchRows
 from passes.pipeline import level_text
 from passes.reprogram import Reprogram
-from passes.solvers.pairs import pair_tables
+from passes.solvers.pairs import PAIR_SCALE, near_tables, pair_tables
 from tests.passes.small import codes_body, compiled, module, target
 
 PLACE = "encode-signs{encoding=differential},slice-bits,form-sections,deal-sections{method=interleaved}"
@@ -28,6 +28,23 @@ def test_tables_against_all_pairs(bits):
         chosen = best[:, wanted + top].astype(int)
         assert ways[chosen].all()
         np.testing.assert_array_equal(cells[pairs, chosen], cost[:, wanted + top])
+
+
+@pytest.mark.parametrize("weight", [0.02, 0.3, 2.0, 50.0])
+@pytest.mark.parametrize(("low", "high"), [(-7, 7), (-5, 6)])
+def test_near_tables_against_all_pairs(weight, low, high):
+    near, best = near_tables(3, weight, low, high)
+    pairs = np.arange(64)
+    difference = (pairs >> 3) - (pairs & 7)
+    cells = np.array([[bin(a ^ b).count("1") for b in pairs] for a in pairs])
+    for wanted in range(low, high + 1):
+        total = cells + weight * (difference - wanted) ** 2
+        total[:, (difference < low) | (difference > high)] = np.inf
+        np.testing.assert_allclose(near[:, wanted + 7] / PAIR_SCALE, total.min(axis=1), atol=1 / PAIR_SCALE)
+        chosen = best[:, wanted + 7].astype(int)
+        np.testing.assert_allclose(total[pairs, chosen], total.min(axis=1), atol=2 / PAIR_SCALE)
+        assert (low <= difference[chosen]).all()
+        assert (difference[chosen] <= high).all()
 
 
 def placed(seed, crossbars=2, outputs_per_section=2, shapes=((8, 13), (1, 6))):
@@ -62,6 +79,21 @@ def test_matching_sees_the_pairs_that_reprogram_will_choose():
             writes = count_module(done).first.total
             ours, theirs = (ours + writes, theirs) if options else (ours, theirs + writes)
     assert ours < theirs
+
+
+def test_near_pairs_trade_error_for_writes():
+    plain = placed(1)
+    writes, errors = [], []
+    for lambda_ in (10.0, 0.5, 0.05):
+        matched = MatchRows(pairs=True, lambda_=lambda_).run(plain, Context())
+        done = Reprogram(mode="near-pairs", lambda_=lambda_).run(matched, Context())
+        writes.append(count_module(done).first.total)
+        bodies = [layer.at(Programmed) for layer in done.layers]
+        errors.append(sum(int(((b.effective_codes() - b.codes) ** 2).sum()) for b in bodies))
+        for body in bodies:
+            assert np.abs(body.effective_codes()).max() <= 7
+    assert errors[0] == 0 < errors[1] < errors[2]
+    assert writes[0] > writes[1] > writes[2]
 
 
 def test_level_2_ends_with_pairs_where_they_are_free():

@@ -179,7 +179,9 @@ class AnalogEngine:
         half = TIE + (0.0 if self.digital.converters.adc_rounding == "floor" else 0.5)
         per_group = outputs // self.digital.groups
 
-        def run(start: int) -> tuple[int, Array, Array]:
+        y = (self._grouped(self.rest.astype(np.float64)) @ codes.astype(np.float64)).reshape(outputs, -1)
+
+        def run(start: int) -> int:
             block = flat[:, start : start + tile].astype(np.int64) + offset
             vectors = block.shape[1]
             x = np.concatenate([(block >> r.shift) & r.top for r in reads], axis=1).astype(np.float32)
@@ -188,16 +190,14 @@ class AnalogEngine:
             rng = np.random.default_rng([self.seed, self.calls, start])
             for s in range(body.sections):
                 self._section(s, x, per_group, inputs, rng, classes, scale, half, top, weights, out, clipped)
-            return start, out, clipped
+            view = y[:, start : start + tile]  # each tile its own vectors
+            for adc, part in zip(adcs, out, strict=True):
+                view += part * adc.step
+            return int(clipped.sum())
 
         starts = range(0, flat.shape[1], tile)
         with ThreadPoolExecutor(self.threads) as pool:
-            done = list(pool.map(run, starts))
-        y = (self._grouped(self.rest.astype(np.float64)) @ codes.astype(np.float64)).reshape(outputs, -1)
-        for start, result, clipped in done:
-            for adc, part in zip(adcs, result, strict=True):
-                y[:, start : start + tile] += part * adc.step
-            self.counts.clipped += int(clipped.sum())
+            self.counts.clipped += sum(pool.map(run, starts))
         if offset:
             y -= (offset * (self.effective - self.rest).sum(axis=1))[:, None]
         self.counts.conversions += int(np.count_nonzero(self.factors)) * len(reads) * flat.shape[1]

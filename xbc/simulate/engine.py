@@ -283,7 +283,7 @@ class IntegerEngine:
         tile = -(-vectors_in_all // tiles)
         outputs, inputs = body.shape
 
-        def run(start: int) -> tuple[int, Array, Array]:
+        def run(start: int) -> int:
             block = np.ascontiguousarray(flat[:, start : start + tile], dtype=np.int32) + np.int32(
                 plan.offset
             )
@@ -299,19 +299,17 @@ class IntegerEngine:
                 np.empty(body.rows, sum_type),
                 np.empty((len(plan.adcs), x.shape[1]), part_type), result, clipped,
             )  # fmt: skip
-            return start, result, clipped
+            view = out[:, start : start + tile]  # each tile its own vectors
+            for adc, codes_out in zip(plan.adcs, result, strict=True):
+                view += codes_out * adc.step
+            return int(clipped.sum())
 
         starts = range(0, flat.shape[1], tile)
         if self.threads > 1 and len(starts) > 1:
             with ThreadPoolExecutor(self.threads) as pool:
-                done = list(pool.map(run, starts))
+                self.counts.clipped += sum(pool.map(run, starts))
         else:
-            done = [run(start) for start in starts]
-        for start, result, clipped in done:
-            view = out[:, start : start + tile]
-            for adc, codes_out in zip(plan.adcs, result, strict=True):
-                view += codes_out * adc.step
-            self.counts.clipped += int(clipped.sum())
+            self.counts.clipped += sum(run(start) for start in starts)
         if plan.offset:
             out -= (plan.offset * self._simulated_sums(plan))[:, None]
         return out

@@ -21,7 +21,11 @@ def activation_name(attrs: Mapping[str, Any]) -> str:
 def unsupported(op_type: str, attrs: Mapping[str, Any]) -> str | None:
     """Why a fused node cannot be simulated, None when it can."""
     name = activation_name(attrs)
-    return None if not name or name.lower() in ACTIVATIONS else f"activation {name} of {op_type} is not simulated"
+    return (
+        None
+        if not name or name.lower() in ACTIVATIONS
+        else f"activation {name} of {op_type} is not simulated"
+    )
 
 
 def activate(call: Call, y: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +15,37 @@ from ir.target import Converters
 from xbc.simulate.converters import Coding, InputScale, finite, fit_inputs
 from xbc.simulate.engine import AdcCounts, Multiplier
 
-Arrange = Callable[[Array, Array], Array]
-"""(``[samples, ...]`` values, ``[]`` or ``[samples]`` what stands for zero in them) to
-``[groups, inputs, samples * vectors]``, sample by sample."""
-
 CHUNK_BYTES = 96 * 2**20
-"""Size of the float matrix of inputs that is built at once."""
+"""Size of the float matrix of inputs and outputs that is built at once, unless memory is short."""
+GOLDEN = 0.6180339887498949
+"""Fractional parts of its multiples spread evenly over 0..1."""
+COUNTED_VECTORS = 64
+"""Vectors of each calibration sample whose column sums are counted, unless a line holds more."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How the inputs of a batch become the columns that a crossbar multiplies.
+
+    Fields:
+        arrange: (``[samples, ...]`` values, ``[]`` or ``[samples]`` what stands for zero in them, which lines)
+            to ``[groups, inputs, samples * lines * width]``, sample by sample.
+        lines: parts that a sample can be cut into.
+        width: vectors per line.
+    """
+
+    arrange: Callable[[Array, Array, slice], Array]
+    lines: int
+    width: int
+
+    @property
+    def vectors(self) -> int:
+        """Products per sample."""
+        return self.lines * self.width
+
+
+Counter = Callable[[Array, Coding], None]
+"""Takes ``[groups, inputs, vectors]`` input codes."""
 
 
 @dataclass
@@ -39,8 +64,9 @@ class Signal:
 
     def add(self, ideal: Array, got: Array) -> None:
         """Counts outputs of any shape."""
-        self.signal += float(np.sum(np.square(ideal, dtype=np.float64)))
-        self.noise += float(np.sum(np.square(got.astype(np.float64) - ideal)))
+        for a, b in zip(ideal, got, strict=True):
+            self.signal += float(np.sum(np.square(a, dtype=np.float64)))
+            self.noise += float(np.sum(np.square(b.astype(np.float64) - a)))
 
 
 @dataclass
@@ -70,7 +96,9 @@ class LayerSimulator:
         given: the model's own grid of the layer's input (behind a DequantizeLinear), if it has one.
         extremes: what calibration saw.
         calibrating: multiply ideally and record the inputs' extremes.
-        count_sums: multiply ideally and hand the input codes over.
+        count_sums: multiply ideally and hand some of the input codes over.
+        counted: samples of which codes were handed over.
+        chunk_bytes: size of the float matrix of inputs and outputs that is built at once.
         measure: compare with float products of the effective weights.
     """
 
@@ -81,7 +109,9 @@ class LayerSimulator:
     given: InputScale | None = None
     extremes: Extremes = field(default_factory=Extremes)
     calibrating: bool = False
-    count_sums: Callable[[Array, Coding], None] | None = None
+    count_sums: Counter | None = None
+    counted: int = 0
+    chunk_bytes: int = CHUNK_BYTES
     measure: bool = False
     signal: Signal = field(default_factory=Signal)
     counts: AdcCounts = field(default_factory=AdcCounts)
@@ -127,13 +157,11 @@ class LayerSimulator:
         parts = [np.flatnonzero(negative), np.flatnonzero(~negative)]  # each sample as if it came alone
         return [(part, fit_inputs(low[part], high[part], self.converters)) for part in parts]
 
-    def real(self, values: Array, arrange: Arrange, vectors: int) -> Array:
+    def real(self, values: Array, columns: Columns) -> Array:
         """Products of real inputs.
 
         Args:
             values: ``[samples, ...]`` float.
-            arrange: gives the columns of a batch of values or of codes.
-            vectors: products per sample.
         Returns: ``[outputs, samples, vectors]`` float32.
         Raises: XbcError when an input is NaN or infinite.
         """
@@ -141,29 +169,25 @@ class LayerSimulator:
         if self.calibrating:
             self.extremes.add(values)
         if self.count_sums is not None:
-            for part, grid in self.codings(values):
-                few = (values if part is None else values[part])[: max(1, self._chunk(vectors) // 4)]
-                narrow = grid.part(slice(0, len(few)))
-                self.count_sums(arrange(narrow.codes(few), narrow.zero_point), grid.coding)
+            self._count_real(values, columns)
         if self.multiplier is None or self.calibrating or self.count_sums is not None:
-            return self._ideal(values, arrange, vectors)
-        out = np.empty((self.effective.shape[0], len(values), vectors), np.float32)
+            return self._ideal(values, columns)
+        out = np.empty((self.effective.shape[0], len(values), columns.vectors), np.float32)
         for part, grid in self.codings(values):
             chosen = values if part is None else values[part]
-            step = self._chunk(vectors)
-            for start in range(0, len(chosen), step):
-                piece = slice(start, min(start + step, len(chosen)))
+            for piece, lines in self._pieces(len(chosen), columns):
                 narrow = grid.part(piece)
                 codes = narrow.codes(chosen[piece])
-                products = self._integer(codes, narrow.zero_point, grid.coding, arrange, vectors)
-                products *= self.scale[:, None, None]
-                products *= np.reshape(narrow.scale.astype(np.float64), (1, -1, 1))
-                out[:, piece if part is None else part[piece], :] = products
+                for line, place in lines:
+                    products = self._integer(codes, narrow.zero_point, grid.coding, columns, line)
+                    products *= self.scale[:, None, None]
+                    products *= np.reshape(narrow.scale.astype(np.float64), (1, -1, 1))
+                    out[:, piece if part is None else part[piece], place] = products
         if self.measure:
-            self.signal.add(self._ideal(values, arrange, vectors), out)
+            self.signal.add(self._ideal(values, columns), out)
         return out
 
-    def integer(self, values: Array, zero_point: int, arrange: Arrange, vectors: int) -> Array:
+    def integer(self, values: Array, zero_point: int, columns: Columns) -> Array:
         """Products of inputs that are integers already.
 
         Args:
@@ -174,48 +198,77 @@ class LayerSimulator:
         info = np.iinfo(values.dtype)
         coding = Coding(info.bits, info.min < 0)
         zero = np.array(zero_point)
-        out = np.empty((self.effective.shape[0], len(values), vectors))
-        step = self._chunk(vectors)
-        for start in range(0, len(values), step):
-            piece = slice(start, min(start + step, len(values)))
-            out[:, piece] = self._integer(values[piece], zero, coding, arrange, vectors)
-        if self.measure:
-            columns = arrange(values, zero).astype(np.float64) - zero_point
-            exact = self._grouped(self.effective.astype(np.float64)) @ columns
-            self.signal.add(exact.reshape(out.shape), out)
+        out = np.empty((self.effective.shape[0], len(values), columns.vectors))
+        if self.count_sums is not None:
+            for sample in range(len(values)):
+                self._count(values[sample : sample + 1], zero, coding, columns)
+        for piece, lines in self._pieces(len(values), columns):
+            for line, place in lines:
+                out[:, piece, place] = self._integer(values[piece], zero, coding, columns, line)
+                if self.measure:
+                    exact = self._grouped(self.effective.astype(np.float64)) @ (
+                        columns.arrange(values[piece], zero, line).astype(np.float64) - zero_point
+                    )
+                    got = out[:, piece, place]
+                    self.signal.add(exact.reshape(got.shape), got)
         return out
 
-    def _integer(self, codes: Array, zero: Array, coding: Coding, arrange: Arrange, vectors: int) -> Array:
-        columns = arrange(codes, zero)
-        if self.count_sums is not None:
-            self.count_sums(columns, coding)
+    def _count_real(self, values: Array, columns: Columns) -> None:
+        """Samples in their order, so that what is counted does not depend on how they are batched."""
+        for sample in range(len(values)):
+            alone = values[sample : sample + 1]
+            ((_, grid),) = self.codings(alone)
+            self._count(grid.codes(alone), grid.zero_point, grid.coding, columns)
+
+    def _count(self, codes: Array, zero: Array, coding: Coding, columns: Columns) -> None:
+        """Hands some lines of one sample over: evenly spaced, from a start that wanders with the samples."""
+        assert self.count_sums is not None
+        if not columns.vectors:
+            return
+        wanted = max(1, min(columns.lines, COUNTED_VECTORS // columns.width))
+        step = columns.lines // wanted
+        start = int((0.5 + GOLDEN * self.counted) % 1 * step)
+        self.counted += 1
+        self.count_sums(columns.arrange(codes, zero, slice(start, None, step)), coding)
+
+    def _integer(self, codes: Array, zero: Array, coding: Coding, columns: Columns, lines: slice) -> Array:
+        """``[outputs, samples, vectors of the lines]`` float64."""
+        x = columns.arrange(codes, zero, lines)
         if self.multiplier is None or self.calibrating or self.count_sums is not None:
-            products = self._grouped(self.effective.astype(np.float64)) @ columns.astype(np.float64)
+            products = self._grouped(self.effective.astype(np.float64)) @ x.astype(np.float64)
         else:
-            products = self.multiplier.product(columns, coding)
-        products = products.reshape(self.effective.shape[0], len(codes), vectors)
+            products = self.multiplier.product(x, coding)
+        products = products.reshape(self.effective.shape[0], len(codes), -1)
         if zero.any():
             sums = self.effective.sum(axis=1, dtype=np.int64).astype(np.float64)
             products -= sums[:, None, None] * np.reshape(zero, (1, -1, 1))
         return np.asarray(products)
 
-    def _ideal(self, values: Array, arrange: Arrange, vectors: int) -> Array:
-        out = np.empty((self.effective.shape[0], len(values), vectors), np.float32)
-        step = self._chunk(vectors)
-        for start in range(0, len(values), step):
-            piece = slice(start, min(start + step, len(values)))
-            out[:, piece] = (self.weights @ arrange(values[piece], np.array(0))).reshape(
-                len(out), -1, vectors
-            )
+    def _ideal(self, values: Array, columns: Columns) -> Array:
+        out = np.empty((self.effective.shape[0], len(values), columns.vectors), np.float32)
+        for piece, lines in self._pieces(len(values), columns):
+            for line, place in lines:
+                products = self.weights @ columns.arrange(values[piece], np.array(0), line)
+                out[:, piece, place] = products.reshape(len(out), piece.stop - piece.start, -1)
         return out
 
     def _grouped(self, matrix: Array) -> Array:
         groups = self.layer.origin.groups
         return matrix.reshape(groups, matrix.shape[0] // groups, matrix.shape[1])
 
-    def _chunk(self, vectors: int) -> int:
-        """Samples whose columns fit ``CHUNK_BYTES``."""
-        per_sample = (
-            4 * vectors * (self.effective.shape[1] * self.layer.origin.groups + self.effective.shape[0])
-        )
-        return max(1, CHUNK_BYTES // max(1, int(per_sample)))
+    def _pieces(self, samples: int, columns: Columns) -> Iterator[tuple[slice, list[tuple[slice, slice]]]]:
+        """(samples, [(lines, their vectors)]) whose columns and products fit ``chunk_bytes``.
+
+        A sample that is too large comes alone, cut into lines; one line is always taken.
+        """
+        per_vector = self.effective.shape[1] * self.layer.origin.groups + self.effective.shape[0]
+        per_line = max(1, 4 * columns.width * per_vector)
+        fitting = max(1, self.chunk_bytes // per_line)
+        step = max(1, fitting // max(1, columns.lines))
+        cut = min(fitting, columns.lines) or 1
+        lines = [
+            (slice(a, min(a + cut, columns.lines)), slice(a * columns.width, (a + cut) * columns.width))
+            for a in range(0, columns.lines, cut)
+        ]
+        for start in range(0, samples, step):
+            yield slice(start, min(start + step, samples)), lines

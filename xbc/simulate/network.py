@@ -157,7 +157,7 @@ class CrossbarSession(HostSession):
         if self.adc and self.converters.adc_range == "calibrated":
             self.histograms = {}
             for name, layer in self.layers.items():
-                layer.count_sums = self._counter(name)
+                layer.count_sums, layer.counted = self._counter(name), 0
             self._drain(inputs, batch, progress)
             for name, layer in self.layers.items():
                 layer.count_sums = None

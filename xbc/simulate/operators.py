@@ -10,7 +10,7 @@ import numpy as np
 from ir.arrays import Array
 from xbc.simulate import fused
 from xbc.simulate.call import Call
-from xbc.simulate.layer import LayerSimulator
+from xbc.simulate.layer import Columns, LayerSimulator
 from xbc.simulate.recurrent import run_recurrent
 from xbc.simulate.window import window
 
@@ -35,10 +35,11 @@ def _conv_products(call: Call, x: Array, layer: LayerSimulator, zero: int | None
     _channels(call, x, layer.effective.shape[1] // int(np.prod(kernel)) * groups)
     w = window(call.attrs, kernel, x.shape[2:], False, layer.layer.name)
 
-    def arrange(values: Array, pad: Array) -> Array:
-        return w.columns(values, groups, pad)
+    def arrange(values: Array, pad: Array, lines: slice) -> Array:
+        return w.columns(values, groups, pad, lines)
 
-    y = layer.real(x, arrange, w.vectors) if zero is None else layer.integer(x, zero, arrange, w.vectors)
+    columns = Columns(arrange, w.out[0], w.vectors // w.out[0])
+    y = layer.real(x, columns) if zero is None else layer.integer(x, zero, columns)
     return np.moveaxis(y, 0, 1).reshape(len(x), -1, *w.out)
 
 
@@ -64,11 +65,11 @@ def _conv_transpose(call: Call) -> list[Array]:
     w = window(call.attrs, origin.kernel, x.shape[2:], True, origin.node)
     pixels = int(np.prod(x.shape[2:]))
 
-    def arrange(values: Array, pad: Array) -> Array:
-        columns = np.moveaxis(values.reshape(len(values), values.shape[1], pixels), 0, 1)
-        return columns.reshape(groups, -1, len(values) * pixels)
+    def arrange(values: Array, pad: Array, lines: slice) -> Array:
+        columns = np.moveaxis(values.reshape(*values.shape[:2], pixels)[:, :, lines], 0, 1)
+        return columns.reshape(groups, len(columns) // groups, -1)
 
-    y = layer.real(x, arrange, pixels)
+    y = layer.real(x, Columns(arrange, pixels, 1))
     channels = layer.effective.shape[0] // int(np.prod(origin.kernel))
     return [_bias(w.images(y, channels, len(x)), call.given(2)).astype(x.dtype)]
 
@@ -111,10 +112,12 @@ def _matrix_products(call: Call, x: Array, layer: LayerSimulator, right: bool, z
     flat = flat.reshape(samples, -1, groups, rows if outer or groups > 1 else 1, inputs)
     vectors = flat.shape[1] * flat.shape[3]
 
-    def arrange(values: Array, pad: Array) -> Array:
-        return values.transpose(2, 4, 0, 1, 3).reshape(groups, inputs, -1)
+    def arrange(values: Array, pad: Array, lines: slice) -> Array:
+        columns = values.transpose(2, 4, 0, 1, 3).reshape(groups, inputs, len(values), vectors)
+        return columns[..., lines].reshape(groups, inputs, -1)
 
-    y = layer.real(flat, arrange, vectors) if zero is None else layer.integer(flat, zero, arrange, vectors)
+    columns = Columns(arrange, vectors, 1)
+    y = layer.real(flat, columns) if zero is None else layer.integer(flat, zero, columns)
     y = y.reshape(groups, per_group, samples, flat.shape[1], flat.shape[3])
     y = y.transpose(2, 3, 0, 4, 1).reshape(*batch, rows, per_group)
     if len(shape) == 1:

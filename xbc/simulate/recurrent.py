@@ -12,6 +12,7 @@ import numpy as np
 from ir.arrays import Array
 from xbc.simulate.activations import RECURRENT, recurrent_activations
 from xbc.simulate.call import Call
+from xbc.simulate.layer import Columns
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
@@ -97,10 +98,10 @@ def _input_products(call: Call, x: Array, directions: int) -> Array:
     if features != layer.effective.shape[1]:
         raise call.bad(f"takes {layer.effective.shape[1]} features, its input has shape {list(x.shape)}")
 
-    def arrange(values: Array, pad: Array) -> Array:
+    def arrange(values: Array, pad: Array, lines: slice) -> Array:
         return np.broadcast_to(values.T[None], (directions, features, len(values)))
 
-    y = layer.real(x.reshape(-1, features), arrange, 1)
+    y = layer.real(x.reshape(-1, features), Columns(arrange, 1, 1))
     return np.asarray(y.reshape(directions, -1, steps, batch).transpose(0, 2, 3, 1))
 
 
@@ -167,8 +168,8 @@ class _Cell:
             weights = self.call.need(2).astype(np.float32)
             return np.asarray(np.einsum("dbh,dgh->dbg", h, weights))
 
-        def arrange(values: Array, pad: Array) -> Array:
+        def arrange(values: Array, pad: Array, lines: slice) -> Array:
             return values.transpose(1, 2, 0)
 
-        y = layer.real(np.swapaxes(h, 0, 1), arrange, 1)
+        y = layer.real(np.swapaxes(h, 0, 1), Columns(arrange, 1, 1))
         return np.asarray(y.reshape(len(h), -1, h.shape[1]).transpose(0, 2, 1))

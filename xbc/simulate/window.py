@@ -37,10 +37,12 @@ class Window:
         """Matrix-vector products per sample."""
         return int(np.prod(self.out, dtype=np.int64))
 
-    def columns(self, x: Array, groups: int, pad: Array) -> Array:
+    def columns(self, x: Array, groups: int, pad: Array, lines: slice = slice(None)) -> Array:
         """``[N, C, *spatial]`` to ``[groups, C / groups * kernel, N * vectors]``.
 
-        ``pad`` is the value that stands for zero: one for all samples or ``[N]``.
+        Args:
+            pad: the value that stands for zero: one for all samples or ``[N]``.
+            lines: which positions along the first output axis.
         """
         n, c = x.shape[:2]
         axes = len(self.kernel)
@@ -52,18 +54,22 @@ class Window:
             padded[:, :, *inner] = x
             x = padded
         steps = x.strides[2:]
+        chosen = range(self.out[0])[lines]
+        first, *others = (step * s for step, s in zip(steps, self.strides, strict=True))
         view = as_strided(
-            x,
-            (c, *self.kernel, n, *self.out),
+            x[:, :, chosen.start * self.strides[0] :],
+            (c, *self.kernel, n, len(chosen), *self.out[1:]),
             (
                 x.strides[1],
                 *(step * d for step, d in zip(steps, self.dilations, strict=True)),
                 x.strides[0],
-                *(step * s for step, s in zip(steps, self.strides, strict=True)),
+                first * chosen.step,
+                *others,
             ),
             writeable=False,
         )
-        return view.reshape(groups, c // groups * int(np.prod(self.kernel)), n * self.vectors)
+        vectors = n * len(chosen) * (self.vectors // self.out[0])
+        return view.reshape(groups, c // groups * int(np.prod(self.kernel)), vectors)
 
     def images(self, products: Array, channels: int, n: int) -> Array:
         """Transposed convolution: ``[channels * kernel, n * prod(spatial)]`` to ``[n, channels, *out]``."""

@@ -21,6 +21,7 @@ from tests.xbc.simulate.networks import (
     simulated,
     value,
 )
+from xbc.simulate.network import CrossbarSession, converter_settings
 
 rng = np.random.default_rng(0)
 
@@ -267,3 +268,31 @@ def test_float_operators_follow_onnxruntime_up_to_the_input_grid(name: str, tmp_
     for g, w in zip(got, wanted, strict=True):
         assert g.shape == w.shape
         assert np.abs(g - w).max() < 2e-4 * max(1.0, np.abs(w).max())
+
+
+CUT = ["Conv-3d", "ConvTranspose", "MatMul-tokens", "MatMul-left", "MatMul-stacked", "Gemm"]
+
+
+@pytest.mark.parametrize("name", [*CUT, "QLinearConv-padded", "QLinearConv-grouped", "MatMulInteger"])
+def test_samples_cut_into_lines_give_the_same(name: str, tmp_path: Path) -> None:
+    """Pieces of one line, of a few lines and of whole samples; what calibration counts is the same as well."""
+    nodes, inputs, weights, shape = (FLOAT | INTEGER)[name]
+    kind = np.float32 if name in FLOAT else np.uint8
+    x = np.random.default_rng(8).integers(-99 if name in FLOAT else 0, 100, shape).astype(kind)
+    path = saved(tmp_path, nodes, inputs, ["y"], weights)
+    host, module = compiled(path, GATHER)
+    settings = converter_settings(module.target, {"adc_bits": 4, "adc_range": "calibrated"})
+    found = []
+    for chunk in (1, 600, 2**20):
+        session = CrossbarSession(host, module, converters=settings)
+        (layer,) = session.layers.values()
+        layer.chunk_bytes = chunk
+        session.calibrate({"x": x}, batch=1 if chunk == 1 else None)
+        session.measure(True)
+        (y,) = session._session.run(None, {"x": x})
+        found.append((y, session.ranges, next(iter(session.histograms.values())), layer.signal))
+    for y, ranges, histogram, signal in found[1:]:
+        assert np.allclose(y, found[0][0], rtol=1e-5, atol=1e-4)
+        assert ranges == found[0][1]
+        assert np.array_equal(histogram, found[0][2])
+        assert signal.snr_db == pytest.approx(found[0][3].snr_db, rel=1e-3)

@@ -14,8 +14,10 @@ from xbc.cli.options import (
     batch_option,
     json_option,
     limit_option,
+    memory_option,
     program_argument,
     quiet_option,
+    samples_per_run,
     seed_option,
     threads_option,
 )
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from passes.base import Progress
     from xbc.backend import Program
     from xbc.simulate.host import Model
+    from xbc.simulate.memory import Batch
 
 
 @click.command("evaluate")
@@ -45,12 +48,14 @@ if TYPE_CHECKING:
 @seed_option
 @limit_option
 @batch_option
+@memory_option
 @threads_option
 @json_option
 @quiet_option
 def command(
     program: Path, data: Path, model: Path | None, output: str | None, fidelity: str, seed: int,
-    limit: int | None, batch: int | None, threads: int, as_json: bool, quiet: bool, **options: Any,
+    limit: int | None, batch: int | None, memory: int | None, threads: int, as_json: bool, quiet: bool,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Compare the network that the cells hold with the model before compiling, over a set.
 
@@ -73,6 +78,7 @@ def command(
 
     refuse_unused(fidelity, options)
     opened = Program.open(program)
+    runs = samples_per_run(batch, memory)
     if model is not None:
         check_is_the_model(opened, model)
     with console.progress_bars(quiet) as progress:
@@ -81,12 +87,12 @@ def command(
             compiled = replayed_model(opened, progress)
             sets = read_set(data, compiled, limit)
             facts = evaluate(
-                reference, compiled, sets, output=output, threads=threads, batch=batch, progress=progress
+                reference, compiled, sets, output=output, threads=threads, batch=runs, progress=progress
             )  # fmt: skip
             facts["fidelity"] = IDEAL
         else:
             facts = _simulated(
-                opened, reference, data, fidelity, options, output, seed, limit, batch, threads, progress
+                opened, reference, data, fidelity, options, output, seed, limit, runs, threads, progress
             )
     notes = facts.pop("notes")
     facts["reference_is"] = "model" if model is not None else "exact-codes"
@@ -100,7 +106,7 @@ def command(
 
 def _simulated(
     program: Program, reference: Model, data: Path, fidelity: str, options: dict[str, Any],
-    output: str | None, seed: int, limit: int | None, batch: int | None, threads: int, progress: Progress,
+    output: str | None, seed: int, limit: int | None, batch: Batch, threads: int, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """The facts at converter or device fidelity."""
     from xbc.cli.fidelity import open_chip, settings_of

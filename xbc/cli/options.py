@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from ir.errors import XbcError
+
+if TYPE_CHECKING:
+    from xbc.simulate.memory import Batch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,7 +46,34 @@ limit_option = click.option("--limit", type=click.IntRange(1), metavar="N", help
 batch_option = click.option(
     "--batch", type=click.IntRange(1), metavar="N", help="Samples per run, where the model leaves it free."
 )
+
+
+def _memory(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
+    from xbc.simulate.memory import parse_size
+
+    if text is None:
+        return None
+    if ctx.params.get("batch") is not None:
+        raise XbcError("--memory chooses the samples per run: leave --batch out")
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise XbcError(f"--memory {text!r} is no size like 800MB, 1.5GB or 2GiB") from None
+
+
+memory_option = click.option(
+    "--memory", metavar="SIZE", callback=_memory,
+    help="Most memory this process may hold, e.g. 2GB: samples per run and pieces of layers are chosen to fit, "
+    "and it ends with an error rather than go above.",
+)  # fmt: skip
 program_argument = click.argument("program", type=click.Path(path_type=Path), metavar="PROGRAM.xbc")
+
+
+def samples_per_run(batch: int | None, memory: int | None) -> Batch:
+    """What --batch and --memory ask for."""
+    from xbc.simulate.memory import Budget
+
+    return batch if memory is None else Budget(memory)
 
 
 def pipeline_options(function: F) -> F:

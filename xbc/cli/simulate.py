@@ -17,8 +17,10 @@ from xbc.cli.options import (
     batch_option,
     json_option,
     limit_option,
+    memory_option,
     program_argument,
     quiet_option,
+    samples_per_run,
     seed_option,
     threads_option,
 )
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ir.arrays import Array
     from passes.base import Progress
     from xbc.backend import Program
+    from xbc.simulate.memory import Batch
 
 
 @click.command("simulate")
@@ -42,12 +45,13 @@ if TYPE_CHECKING:
 @seed_option
 @limit_option
 @batch_option
+@memory_option
 @threads_option
 @json_option
 @quiet_option
 def command(
     program: Path, inputs: Path, output: Path | None, fidelity: str, seed: int, limit: int | None,
-    batch: int | None, threads: int, as_json: bool, quiet: bool, **options: Any,
+    batch: int | None, memory: int | None, threads: int, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Run the network with the weights that the cells hold after a replay of the program.
 
@@ -62,8 +66,8 @@ def command(
     """
     from xbc.backend import Program
     from xbc.cli.network import read_set, replayed_model
-    from xbc.simulate.fidelity import peak_rss_bytes
     from xbc.simulate.ideal import simulate
+    from xbc.simulate.memory import peak_rss_bytes
 
     if output is not None and not output.absolute().parent.is_dir():
         raise XbcError(f"cannot write {output}: the folder {output.absolute().parent} does not exist")
@@ -71,13 +75,14 @@ def command(
         raise XbcError(f"cannot write {output}: it is a folder; name a file in it")
     refuse_unused(fidelity, options)
     opened = Program.open(program)
+    runs = samples_per_run(batch, memory)
     with console.progress_bars(quiet) as progress:
         if fidelity == IDEAL:
             model = replayed_model(opened, progress)
             data = read_set(inputs, model, limit)
-            outputs = simulate(model, data, threads=threads, batch=batch, progress=progress)
+            outputs = simulate(model, data, threads=threads, batch=runs, progress=progress)
         else:
-            outputs = _simulated(opened, inputs, fidelity, options, seed, limit, batch, threads, progress)
+            outputs = _simulated(opened, inputs, fidelity, options, seed, limit, runs, threads, progress)
     if output is not None:
         write_npz(output, outputs)
     facts = [describe(name, array) for name, array in outputs.items()]
@@ -108,7 +113,7 @@ def command(
 
 def _simulated(
     program: Program, inputs: Path, fidelity: str, options: dict[str, Any], seed: int, limit: int | None,
-    batch: int | None, threads: int, progress: Progress,
+    batch: Batch, threads: int, progress: Progress,
 ) -> dict[str, Array]:  # fmt: skip
     """Outputs at converter or device fidelity."""
     from xbc.cli.fidelity import open_chip, settings_of

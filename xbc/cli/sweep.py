@@ -15,8 +15,10 @@ from xbc.cli.options import (
     batch_option,
     json_option,
     limit_option,
+    memory_option,
     program_argument,
     quiet_option,
+    samples_per_run,
     seed_option,
     threads_option,
 )
@@ -53,13 +55,14 @@ if TYPE_CHECKING:
 @seed_option
 @limit_option
 @batch_option
+@memory_option
 @threads_option
 @json_option
 @quiet_option
 def command(
     program: Path, over: tuple[str, ...], data: Path, model: Path | None, output_name: str | None,
-    files: tuple[Path, ...], seed: int, limit: int | None, batch: int | None, threads: int, as_json: bool,
-    quiet: bool, **options: Any,
+    files: tuple[Path, ...], seed: int, limit: int | None, batch: int | None, memory: int | None, threads: int,
+    as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure the accuracy over settings of the converters or devices and draw the curve.
 
@@ -87,6 +90,7 @@ def command(
             raise XbcError(f"cannot write {path}: the folder {path.absolute().parent} does not exist")
     fidelity = "devices" if any(axis.key.startswith("device.") for axis in axes) else "converters"
     opened = Program.open(program)
+    runs = samples_per_run(batch, memory)
     if model is not None:
         check_is_the_model(opened, model)
     with console.progress_bars(quiet) as progress:
@@ -94,11 +98,11 @@ def command(
         sets = cut_set(load_data(data, chip.ports), limit)
         reference = Reference.of(
             model if model is not None else exact_model(opened), sets, output=output_name, threads=threads,
-            batch=batch, progress=progress,
+            batch=runs, progress=progress,
         )  # fmt: skip
         points = sweep(
             chip.host, chip.module, axes, reference, settings_of(fidelity, options, seed),
-            calibration=chip.calibration, threads=threads, batch=batch, progress=progress,
+            calibration=chip.calibration, threads=threads, batch=runs, progress=progress,
         )  # fmt: skip
     made = [
         (path, to_csv(points).encode() if path.suffix.lower() == ".csv" else draw(points, path, program.stem))

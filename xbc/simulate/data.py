@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
+import shutil
+import struct
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -14,8 +20,11 @@ from numpy.lib import format as npy
 from ir.arrays import Array
 from ir.errors import XbcError
 from xbc.simulate.host import Port
+from xbc.simulate.memory import half_of_memory
 
 LABELS = "labels"
+IN_MEMORY = 2**20
+"""Larger arrays stay in their file; the samples of a run are read when it begins."""
 
 
 @dataclass(frozen=True)
@@ -77,24 +86,56 @@ def _read(file: Path) -> dict[str, Array]:
             if handle.read(6) == b"\x93NUMPY":
                 handle.seek(0)
                 _check(handle, file.stat().st_size, f"{file}")
-                return {file.stem: np.load(file, allow_pickle=False)}
+                handle.seek(0)
+                return {file.stem: _mapped(handle)}
         with zipfile.ZipFile(file) as archive:
             members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
-            total = sum(m.file_size for m in members)
-            limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-            if total > limit:
+            total = sum(m.file_size for m in members if m.compress_type != zipfile.ZIP_STORED)
+            if total > half_of_memory():
                 raise XbcError(f"{file} unfolds to {total} bytes, more than half of this machine's memory")
             for member in members:
-                with archive.open(member) as handle:
-                    _check(handle, member.file_size, f"{file}: array {member.filename[:-4]!r}")
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+                with archive.open(member) as content:
+                    _check(content, member.file_size, f"{file}: array {member.filename[:-4]!r}")
+            arrays = {member.filename[:-4]: _member(archive, member, file) for member in members}
     except (zipfile.BadZipFile, ValueError, EOFError, KeyError, OSError, NotImplementedError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise XbcError(f"{file} is not a readable .npz file: {reason}") from None
     if not arrays:
         raise XbcError(f"{file} holds no arrays")
     return arrays
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Array:
+    """An array of the archive: in place where it is stored as it is, from a temporary file where it is packed.
+
+    Either way it is read once as a whole, which checks it against its checksum.
+    """
+    with archive.open(member) as content:
+        if member.file_size <= IN_MEMORY:
+            return np.asarray(npy.read_array(io.BytesIO(content.read()), allow_pickle=False))
+        if member.compress_type != zipfile.ZIP_STORED:
+            with tempfile.TemporaryFile() as unpacked:
+                shutil.copyfileobj(content, unpacked, 2**20)
+                unpacked.seek(0)
+                return _mapped(unpacked)
+        while content.read(2**20):
+            pass
+    with file.open("rb") as handle:
+        handle.seek(member.header_offset)
+        header = handle.read(30)  # PKWARE APPNOTE 4.3.7: lengths of name and extra field at 26 and 28
+        handle.seek(member.header_offset + 30 + sum(struct.unpack("<HH", header[26:30])))
+        return _mapped(handle)
+
+
+def _mapped(handle: IO[bytes]) -> Array:
+    """The array whose .npy form begins where ``handle`` stands, without reading it."""
+    version = npy.read_magic(handle)
+    read = npy.read_array_header_1_0 if version[0] == 1 else npy.read_array_header_2_0
+    shape, fortran, dtype = read(handle)
+    if not math.prod(shape):
+        return np.empty(shape, dtype)
+    order: Literal["F", "C"] = "F" if fortran else "C"
+    return np.memmap(handle, dtype, "r", handle.tell(), shape, order)
 
 
 def _check(handle: object, size: int, where: str) -> None:

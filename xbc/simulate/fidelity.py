@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx
 
 from ir.arrays import Array
@@ -20,10 +17,12 @@ from xbc.simulate.analog import AnalogEngine
 from xbc.simulate.data import DataSet
 from xbc.simulate.devices import ChipTrial, is_ideal
 from xbc.simulate.host import HostSession, Model, Progress
+from xbc.simulate.memory import Batch, Budget, Store, peak_rss_bytes, release
 from xbc.simulate.metrics import Comparison
 from xbc.simulate.montecarlo import monte_carlo
 from xbc.simulate.network import CrossbarSession, Ranges
 
+COMPARED_SAMPLES = 64
 MEASURED_SAMPLES = 64
 """Samples on which every layer is also computed ideally, for its signal-to-noise ratio."""
 
@@ -57,18 +56,23 @@ class Simulation:
         module: as replayed; its target's ``converters`` and ``device`` tables are what is simulated.
         calibration: inputs for calibrated ranges.
         ranges: calibrated ranges that are known already.
+        batch: samples per run; with a ``Budget`` the pieces of the layers' matrices shrink with it too.
     Raises: XbcError when a range is to be calibrated and there is no calibration set.
     """
 
     def __init__(
         self, host: onnx.ModelProto, module: Module, settings: Settings, *,
         calibration: Mapping[str, Array] | None = None, ranges: Ranges | None = None, threads: int = 2,
-        batch: int | None = None, progress: Progress | None = None,
+        batch: Batch = None, progress: Progress | None = None,
     ) -> None:  # fmt: skip
         """See the class."""
         self.module, self.settings = module, settings
         self.threads, self.batch = threads, batch
         self.session = CrossbarSession(host, module, adc=settings.adc, threads=threads)
+        if isinstance(batch, Budget):
+            batch.check("the replayed program")
+            for layer in self.session.layers.values():
+                layer.chunk_bytes = batch.chunk(layer.chunk_bytes)
         if ranges is not None:
             self.session.adopt(ranges)
         elif self.session.needs_calibration():
@@ -98,14 +102,13 @@ class Simulation:
         self, data: DataSet, *, measure: bool = False, progress: Progress | None = None
     ) -> dict[str, Array]:
         """All outputs for all samples."""
-        parts: dict[str, list[Array]] = {}
+        store = Store(self.session.name)
         self.session.measure(measure)
         for start, out in self.session.stream(data.inputs, batch=self.batch, progress=progress):
-            for name, array in out.items():
-                parts.setdefault(name, []).append(array)
+            store.add(out)
             if start + len(next(iter(out.values()))) >= MEASURED_SAMPLES:
                 self.session.measure(False)
-        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+        return store.arrays()
 
     def layer_facts(self) -> list[dict[str, Any]]:
         """Per layer: signal-to-noise ratio in dB, conversions, clip rate; layers left to the host say why."""
@@ -134,7 +137,7 @@ class Reference:
     @classmethod
     def of(
         cls, model: Model, data: DataSet, *, output: str | None = None, threads: int = 2,
-        batch: int | None = None, progress: Progress | None = None,
+        batch: Batch = None, progress: Progress | None = None,
     ) -> Reference:  # fmt: skip
         """Runs the reference once.  Raises XbcError for an unknown output or labels that do not suit."""
         session = HostSession(model, threads=threads, name="the reference model")
@@ -151,7 +154,15 @@ class Reference:
     def compare(self, outputs: dict[str, Array]) -> dict[str, Any]:
         """Facts of ``Comparison`` for outputs of the simulated network."""
         comparison = Comparison(self.data.labels, self.output)
-        comparison.add(self.outputs, outputs)
+        samples = len(next(iter(self.outputs.values())))
+        for start in range(0, samples, COMPARED_SAMPLES):
+            part = slice(start, start + COMPARED_SAMPLES)
+            comparison.add(
+                {name: array[part] for name, array in self.outputs.items()},
+                {name: array[part] for name, array in outputs.items()},
+            )
+            for array in (*self.outputs.values(), *outputs.values()):
+                release(array)
         return comparison.result()
 
 
@@ -219,8 +230,3 @@ def evaluate(
         "notes": [*reference.notes, *simulation.session.notes],
     }
 
-
-def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)

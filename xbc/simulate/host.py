@@ -16,6 +16,7 @@ import onnxruntime as ort
 from ir.arrays import Array
 from ir.errors import XbcError
 from xbc.frontend.read import one_line
+from xbc.simulate.memory import Batch, Budget, Pace, Store, release
 
 Progress = Callable[[str, int, int], None]
 Model = onnx.ModelProto | str | os.PathLike[str]
@@ -125,25 +126,29 @@ class HostSession:
         return feeds, samples
 
     def stream(
-        self, inputs: Mapping[str, Array], *, batch: int | None = None, progress: Progress | None = None
+        self, inputs: Mapping[str, Array], *, batch: Batch = None, progress: Progress | None = None
     ) -> Iterator[tuple[int, dict[str, Array]]]:
         """Run all samples; yields (first sample, output name -> array with one entry per sample).
 
         Args:
             inputs: input name -> array, see ``feeds``.
-            batch: samples per run where the model leaves it free; default by input size.
+            batch: samples per run where the model leaves it free; default by input size, up to which a
+                ``Budget`` goes when memory allows.
             progress: called with ("running <name>", samples done, samples).
-        Raises: XbcError for arrays that do not suit, or when onnxruntime fails.
+        Raises: XbcError for arrays that do not suit, when onnxruntime fails, or above the budget.
         """
         feeds, samples = self.feeds(inputs)
-        size, padded = self._batch(feeds, batch)
+        pace = batch.pace() if isinstance(batch, Budget) else batch if isinstance(batch, Pace) else None
+        size, padded = self._batch(feeds, batch if isinstance(batch, int) else None)
         names = [p.name for p in self.outputs]
         stacked: set[str] = set()
         if not padded and any(not p.shape or p.shape[0] is not None for p in self.outputs):
             stacked = {p.name for p in self.outputs if not p.shape or p.shape[0] is not None}
             size = 1
-        start = 0
+        start, most = 0, size
         while start < samples:
+            if pace is not None and not padded:
+                size = pace.samples(start, most)
             stop = min(start + size, samples)
             width = size if padded else stop - start
             try:
@@ -164,30 +169,29 @@ class HostSession:
                     )
                 stacked |= loose
                 if size > 1:  # one sample per run tells them apart
-                    size = 1
+                    size = most = 1
                     continue
             out = {
                 n: r[None] if n in stacked else r[: stop - start] for n, r in zip(names, results, strict=True)
             }
             yield start, out
+            for feed in feeds:
+                release(feed.array)
+            if pace is not None:
+                one = "one sample" if stop - start == 1 else f"{stop - start} samples"
+                pace.budget.check(f"running {self.name} with {one} at a time")
             start = stop
             if progress is not None:
                 progress(f"running {self.name}", start, samples)
 
     def run(
-        self, inputs: Mapping[str, Array], *, batch: int | None = None, progress: Progress | None = None
+        self, inputs: Mapping[str, Array], *, batch: Batch = None, progress: Progress | None = None
     ) -> dict[str, Array]:
         """All outputs for all samples, as ``stream`` gives them, concatenated."""
-        parts: dict[str, list[Array]] = {p.name: [] for p in self.outputs}
+        store = Store(self.name)
         for _, out in self.stream(inputs, batch=batch, progress=progress):
-            for name, array in out.items():
-                parts[name].append(array)
-        try:
-            return {name: np.concatenate(arrays) for name, arrays in parts.items()}
-        except ValueError:
-            raise XbcError(
-                f"outputs of {self.name} change their shape from sample to sample: give one sample at a time"
-            ) from None
+            store.add(out)
+        return store.arrays()
 
     def _batch(self, feeds: Sequence[Feed], wanted: int | None) -> tuple[int, bool]:
         """(samples per run, whether the model fixes that number)."""

@@ -14,6 +14,7 @@ from xbc.frontend.host import host_with_weights
 from xbc.frontend.weights import codes_tensor
 from xbc.simulate.data import DataSet
 from xbc.simulate.host import HostSession, Model, Progress
+from xbc.simulate.memory import Batch, Budget
 from xbc.simulate.metrics import Comparison
 
 
@@ -71,7 +72,7 @@ def simulate(
     data: DataSet,
     *,
     threads: int = 2,
-    batch: int | None = None,
+    batch: Batch = None,
     progress: Progress | None = None,
 ) -> dict[str, Array]:
     """Outputs of a model for every sample of a set, by output name."""
@@ -86,7 +87,7 @@ def evaluate(
     *,
     output: str | None = None,
     threads: int = 2,
-    batch: int | None = None,
+    batch: Batch = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compare a compiled model with its reference over a set, streamed.
@@ -114,7 +115,8 @@ def evaluate(
         known = ", ".join(repr(p.name) for p in before.outputs)
         raise XbcError(f"the model has no output {output!r}; its outputs: {known}")
     comparison = Comparison(data.labels, output)
-    pairs = zip(before.stream(inputs, batch=batch), after.stream(inputs, batch=batch), strict=True)
+    pace = batch.pace() if isinstance(batch, Budget) else batch  # both go through the set side by side
+    pairs = zip(before.stream(inputs, batch=pace), after.stream(inputs, batch=pace), strict=True)
     for (start, first), (same, second) in pairs:
         if start != same or any(len(second[n]) != len(first[n]) for n in first if n in second):
             raise XbcError("the compiled model deals its samples differently from the reference: set a batch")

@@ -20,6 +20,7 @@ from xbc.simulate.engine import IntegerEngine
 from xbc.simulate.expand import expand
 from xbc.simulate.host import HostSession, Port, Progress, _port
 from xbc.simulate.layer import Extremes, LayerSimulator, Signal
+from xbc.simulate.memory import Batch
 from xbc.simulate.partition import Partition, branch_nodes, input_grid, left_to_host, partition
 
 
@@ -137,7 +138,7 @@ class CrossbarSession(HostSession):
         return "calibrated" in (self.converters.input_range, self.converters.adc_range if self.adc else "")
 
     def calibrate(
-        self, inputs: Mapping[str, Array], *, percentile: float = 99.99, batch: int | None = None,
+        self, inputs: Mapping[str, Array], *, percentile: float = 99.99, batch: Batch = None,
         progress: Progress | None = None,
     ) -> None:  # fmt: skip
         """Fixes the calibrated ranges: first those of the inputs, then those of the ADCs.
@@ -177,7 +178,7 @@ class CrossbarSession(HostSession):
             self.ranges[name] = sums
             self._engine(name).set_ranges(sums)
 
-    def _drain(self, inputs: Mapping[str, Array], batch: int | None, progress: Progress | None) -> None:
+    def _drain(self, inputs: Mapping[str, Array], batch: Batch, progress: Progress | None) -> None:
         watch = None if progress is None else (lambda _, done, total: progress("calibrating", done, total))
         for _ in self.stream(inputs, batch=batch, progress=watch):
             pass

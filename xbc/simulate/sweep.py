@@ -19,6 +19,7 @@ from ir.module import Module
 from ir.target import Converters, Target
 from xbc.simulate.fidelity import Reference, Settings, Simulation, evaluate
 from xbc.simulate.host import Progress
+from xbc.simulate.memory import Batch
 from xbc.simulate.network import Ranges
 
 MOST_POINTS = 1000
@@ -100,7 +101,7 @@ def _value(text: str) -> int | float | str:
 
 def sweep(
     host: onnx.ModelProto, module: Module, axes: Sequence[Axis], reference: Reference, settings: Settings, *,
-    calibration: Mapping[str, Array] | None = None, threads: int = 2, batch: int | None = None,
+    calibration: Mapping[str, Array] | None = None, threads: int = 2, batch: Batch = None,
     progress: Progress | None = None,
 ) -> list[Point]:  # fmt: skip
     """Measures every combination of the axes' values, the last axis fastest.

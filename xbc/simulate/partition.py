@@ -313,6 +313,7 @@ class _Types:
         options.graph_optimization_level = level
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = False  # one per segment would keep the values of every level at once
         options.use_deterministic_compute = True
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -12,7 +12,7 @@ Configurations on the block-routed 128 x 128 target (the keys of --json):
   bit-serial        1-bit DACs, 9-bit ADC
   bit-serial-7, -5  1-bit DACs, a narrower ADC over the full range: every read of every column is computed
 and on the gather-routed target: gather-sliced, gather-bit-serial, gather-bit-serial-7, -5; ``devices``: block target,
-programming error without ADC.
+programming error without ADC.  CrossSim, when it can be imported: see crosssim.py.
 
     python benchmarks/simulate.py [--json] [--repeat 7]
 """
@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import crosssim
 import numpy as np
 
 from ir.layout import Layout
@@ -104,6 +105,8 @@ def linear(rng: np.random.Generator) -> dict[str, Callable[[], Any]]:
     for name, engine in configurations(codes).items():
         check(name, engine.product(x.T[None], CODING), wanted)
         calls[name] = lambda engine=engine: engine.product(x.T[None], CODING)
+    for name, core in crosssim.cores(codes).items():
+        calls[name] = lambda core=core: core(x.T.astype(np.float64))
     return calls
 
 
@@ -119,6 +122,8 @@ def conv(rng: np.random.Generator) -> dict[str, Callable[[], Any]]:
     for name, engine in configurations(codes).items():
         check(name, engine.product(columns[None], CODING), wanted)
         calls[name] = lambda engine=engine: engine.product(w.columns(x, 1, np.array(0)), CODING)
+    for name, core in crosssim.cores(codes).items():
+        calls[name] = lambda core=core: core(w.columns(x, 1, np.array(0))[0].astype(np.float64))
     return calls
 
 
@@ -157,7 +162,8 @@ def main() -> None:
     print(f"{'float32 product (ms)':24s}" + "".join(f"{ms:10.2f}" for ms in milliseconds.values()))
     for key in ratios["linear"]:
         print(f"{key:24s}" + "".join(f"{ratios[name][key]:9.1f}x" for name in ratios))
-    print("CrossSim is not in the table: the package registry has no distribution of it.")
+    if "crosssim-sliced" not in ratios["linear"]:
+        print(crosssim.ABSENT)
 
 
 if __name__ == "__main__":

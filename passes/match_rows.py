@@ -13,7 +13,7 @@ import numpy as np
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Layer, Module
-from ir.stages import UNUSED, Placed
+from ir.stages import UNUSED, Placed, Quantized
 from ir.target import Target
 from passes.base import Context, Pass, check
 from passes.counting import load_runs
@@ -176,6 +176,17 @@ def _joint(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Wo
         )
 
     return work
+
+
+def free_pairs(module: Module) -> bool:
+    """Whether a level may choose how the module's differential pairs represent their codes."""
+    target = module.target
+    bits = (layer.body.bits if isinstance(layer.body, Quantized) else 0 for layer in module.layers)
+    return (
+        target.encoding == "differential"
+        and target.bits_per_cell == 1
+        and max(bits, default=0) <= MAX_PAIR_BITS
+    )
 
 
 def check_pairs(who: str, pairs: Pairs) -> None:

@@ -16,13 +16,13 @@ import numpy as np
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
-from ir.stages import Body, Placed, Quantized, Sectioned
+from ir.stages import Body, Placed, Sectioned
 from ir.target import Target
 from ir.verify import check_module
 from passes.base import Context, Pass, Progress
 from passes.manager import Hook, Options, PassRecord, Run, finish, run_pipeline
+from passes.match_rows import free_pairs
 from passes.pipeline import LEVELS, LOSSY, format_pipeline, level_text, parse_pipeline
-from passes.solvers.pairs import MAX_PAIR_BITS
 
 if TYPE_CHECKING:
     from xbc.frontend import Imported
@@ -184,17 +184,6 @@ def select_passes(pipeline: str | None, level: int) -> list[Pass]:
     if pipeline is not None:
         return parse_pipeline(pipeline)
     return parse_pipeline(level_text(level))
-
-
-def free_pairs(module: Module) -> bool:
-    """Whether a level may choose how the module's differential pairs represent their codes."""
-    target = module.target
-    bits = (layer.body.bits if isinstance(layer.body, Quantized) else 0 for layer in module.layers)
-    return (
-        target.encoding == "differential"
-        and target.bits_per_cell == 1
-        and max(bits, default=0) <= MAX_PAIR_BITS
-    )
 
 
 @dataclass(frozen=True)

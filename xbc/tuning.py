@@ -18,9 +18,10 @@ import numpy as np
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Programmed
-from passes.base import Context
+from passes.base import Context, Pass
 from passes.counting import count_module, natural_module
 from passes.manager import Options, PassRecord, finish, run_pipeline
+from passes.match_rows import free_pairs
 from passes.penalty import GRADES, SENSITIVITIES, uniform
 from passes.pipeline import LEVELS, LOSSY, level_text, parse_pipeline
 from xbc.frontend import Imported, host_with_weights, module_tensors
@@ -160,10 +161,9 @@ def tune(
             f"no penalty kept the drop within {max_drop} points on the calibration samples: the program is "
             f"lossless (trade-off curve in the manifest)"
         )
-        run = run_pipeline(placed, parse_pipeline("match-rows"), context)
-        return Tuned(finish(run.module), LEVELS[2], run.records, curve, notes)
+        return _lossless(placed, context, curve, notes)
     module, records, lambda_ = best[0]
-    return Tuned(module, level_text(LOSSY, lambda_), records, curve, notes)
+    return Tuned(module, level_text(LOSSY, lambda_, free_pairs(placed)), records, curve, notes)
 
 
 def _search(attempt: Callable[[float], bool]) -> None:
@@ -194,10 +194,21 @@ def _search(attempt: Callable[[float], bool]) -> None:
 
 def _hold(placed: Module, lambda_: float, context: Context) -> tuple[Module, list[PassRecord]]:
     """Rows matched and codes held at one penalty."""
-    before = len(parse_pipeline(LEVELS[2])) - 1
-    steps = parse_pipeline(level_text(LOSSY, lambda_))[before:]
+    steps = _from_rows(level_text(LOSSY, lambda_, free_pairs(placed)))
     run = run_pipeline(placed, steps, context, Options(verify_each=False, count_each=False))
     return run.module, run.records
+
+
+def _lossless(placed: Module, context: Context, curve: list[Point], notes: list[str]) -> Tuned:
+    """Level 2 when the budget allows nothing."""
+    text = level_text(2, pairs=free_pairs(placed))
+    run = run_pipeline(placed, _from_rows(text), context)
+    return Tuned(finish(run.module), text, run.records, curve, notes)
+
+
+def _from_rows(text: str) -> list[Pass]:
+    """The passes of a level behind its placed sections."""
+    return parse_pipeline(text)[len(parse_pipeline(LEVELS[2])) - 1 :]
 
 
 def _add_sensitivities(imported: Imported, data: DataSet, context: Context, notes: list[str]) -> None:
@@ -236,7 +247,7 @@ def bound_error(placed: Module, max_error: float, context: Context) -> Tuned:
         writes = count_module(module).steady.total
         curve.append(Point(1.0, writes, natural / max(writes, 1), rms_code_error(module), None, None, kept))
         if kept and turn >= ERROR_ROUNDS:
-            return Tuned(module, level_text(LOSSY, 1.0), records, curve, [])
+            return Tuned(module, level_text(LOSSY, 1.0, free_pairs(placed)), records, curve, [])
         for name, error in errors.items():
             if error <= max_error:
                 strict[name] = min(strict.get(name, factor[name]), factor[name])
@@ -245,9 +256,8 @@ def bound_error(placed: Module, max_error: float, context: Context) -> Tuned:
                 if strict.get(name, np.inf) <= loose[name]:
                     del strict[name]
         factor = {name: _between(factor[name], loose.get(name), strict.get(name)) for name in names}
-    run = run_pipeline(placed, parse_pipeline("match-rows"), context)
     note = f"no penalties kept every layer within {max_error} LSB: the program is lossless"
-    return Tuned(finish(run.module), LEVELS[2], run.records, curve, [note])
+    return _lossless(placed, context, curve, [note])
 
 
 def _between(value: float, loose: float | None, strict: float | None) -> float:

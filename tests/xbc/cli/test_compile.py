@@ -248,3 +248,17 @@ def test_interrupted_in_the_middle(model: Path, tmp_path: Path, number: signal.S
     assert err.strip() == ("xbc: interrupted" if number == signal.SIGINT else "")
     assert snapshot(tmp_path) == before
     assert {p.name for p in tmp_path.iterdir()} == {"out", "tiny.onnx"}
+
+
+@pytest.mark.parametrize("level", ["-O2", "-O3"])
+def test_differential_pairs_are_chosen_freely(xbc: Runner, model: Path, level: str) -> None:
+    small = ["--set", "crossbars=1", "--set", "rows=8", "--set", "columns=16"]
+    chip = ["-t", "isaac-128", "--set", "encoding=differential", *small]
+    plain = xbc("compile", model, *chip, "-O1", "--json").json()
+    result = xbc("compile", model, *chip, level, "--json", "-o", "free.xbc")
+    facts = result.json()
+    mode = "pairs" if level == "-O2" else "near-pairs"
+    assert f"reprogram{{mode={mode}" in facts["pipeline"]
+    assert facts["writes"]["emitted"] < facts["writes"]["scheduled"] <= plain["writes"]["emitted"]
+    verified = xbc("verify", "free.xbc")
+    assert verified.code == 0, verified.err

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Lock
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from passes.counting import load_runs
 from passes.penalty import grades, state_values
 from passes.solvers.joint import cost_tables, match_joint
 from passes.solvers.matching import digit_mask, match_loads, match_vectors
-from passes.solvers.pairs import MAX_PAIR_BITS, PAIR_SCALE, match_pairs, near_tables, pair_tables
+from passes.solvers.pairs import MAX_PAIR_BITS, error_costs, match_pairs, pair_tables
 from passes.solvers.planes import fold_mask
 from passes.solvers.viterbi import MAX_BITS
 
@@ -204,40 +203,32 @@ def check_pairs(who: str, pairs: Pairs) -> None:
         )
 
 
-class PairTables:
-    """Tables of ``passes.solvers.pairs`` layer by layer; those of the layer asked for last are kept."""
+class PairCosts:
+    """What ``passes.solvers.pairs`` needs to know of each layer; ``lambda_`` as in reprogram, 0: exact codes."""
 
     def __init__(self, module: Module, pairs: Pairs, lambda_: float, context: Context) -> None:
-        """``lambda_`` as in reprogram; 0: exact codes, the same tables for all layers."""
+        """Grades are those of the context."""
         self.pairs, self.lambda_ = pairs, lambda_
         self.graded = grades(module, context) if lambda_ else {}
-        self.kept: tuple[int, tuple[Array, Array]] | None = None
-        self.lock = Lock()
-
-    @property
-    def unit(self) -> int:
-        """What one write counts in the cost table."""
-        return PAIR_SCALE if self.lambda_ else 1
+        self.cost, self.best = pair_tables(pairs[0][1].cells.slices if pairs else 1)
 
     def of(self, index: int) -> tuple[Array, Array]:
-        """(cost, best) for a layer."""
+        """(errors, limits) of a layer."""
         layer, body = self.pairs[index]
+        bits = body.cells.slices
+        limits = np.array([body.limits[:, 0].max(), body.limits[:, 1].min()], np.int64) + ((1 << bits) - 1)
         if not self.lambda_:
-            return pair_tables(body.cells.slices)
-        with self.lock:
-            if self.kept is None or self.kept[0] != index:
-                low, high = int(body.limits[:, 0].max()), int(body.limits[:, 1].min())
-                weight = self.lambda_ * self.graded[layer.name].mean
-                self.kept = index, near_tables(body.cells.slices, weight, low, high)
-            return self.kept[1]
+            return np.zeros(0, np.int64), limits
+        return error_costs(bits, self.lambda_ * self.graded[layer.name].mean), limits
 
 
 def _pairs(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Work:
     """Matching of differential pairs of free representation."""
-    tables = PairTables(module, pairs, lambda_, context)
+    costs = PairCosts(module, pairs, lambda_, context)
     state = empty_pairs(module.target, pairs)
     first = np.full(state.shape, -1, np.int32)
     ready: dict[int, tuple[Array, Array]] = {}
+    scratch: dict[int, tuple[Array, Array]] = {}  # by worker: no two fill the same rows
 
     def work(
         index: int, order: Array, closing: Array, exact: bool, low: int, high: int, place: Array
@@ -246,10 +237,15 @@ def _pairs(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Wo
         if index not in ready:
             ready[index] = items_first(body, shifted_codes(body))
         codes, counts = ready[index]
-        cost, best = tables.of(index)
+        errors, limits = costs.of(index)
+        if low not in scratch:
+            shape = costs.cost.shape if lambda_ else (0, 0)
+            scratch[low] = np.empty(shape, np.int16), np.empty(shape[0], np.bool_)
+        near, known = scratch[low]
+        known[:] = False
         match_pairs(
-            order, body.crossbar, closing, codes, counts, body.outputs, cost, best, tables.unit, low, high, state,
-            first, place,
+            order, body.crossbar, closing, codes, counts, body.outputs, costs.cost, costs.best, errors, limits, near,
+            known, low, high, state, first, place,
         )  # fmt: skip
 
     return work

@@ -15,7 +15,7 @@ from ir.stages import Placed, Programmed
 from passes.base import Context, Pass, check
 from passes.counting import load_runs
 from passes.hold import hold
-from passes.match_rows import PairTables, check_pairs, empty_pairs, shifted_codes
+from passes.match_rows import PairCosts, check_pairs, empty_pairs, shifted_codes
 from passes.penalty import Detail
 from passes.solvers.pairs import hold_pairs
 
@@ -128,14 +128,18 @@ def _choose_pairs(module: Module, bodies: list[Placed], lambda_: float, context:
     stored = [np.zeros((b.sections, b.rows, b.group_width), np.uint16) for b in bodies]
     if not pairs:
         return stored
-    tables = PairTables(module, pairs, lambda_, context)
+    costs = PairCosts(module, pairs, lambda_, context)
     state = empty_pairs(module.target, pairs)
     codes: tuple[int, Array] | None = None
     for index, order in load_runs(pairs):
         body = bodies[index]
         if codes is None or codes[0] != index:
             codes = (index, shifted_codes(body))
-        hold_pairs(order, body.crossbar, codes[1], body.inputs, body.outputs, tables.of(index)[1], state, stored[index])
+        errors, limits = costs.of(index)
+        hold_pairs(
+            order, body.crossbar, codes[1], body.inputs, body.outputs, costs.cost, costs.best, errors, limits, state,
+            stored[index],
+        )  # fmt: skip
     return [words.astype(body.cells.dtype) for words, body in zip(stored, bodies, strict=True)]
 
 

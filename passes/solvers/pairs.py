@@ -67,61 +67,55 @@ def fill_tables(bits: int, cost: Any, best: Any) -> None:
 
 
 PAIR_SCALE = 1024
-"""Cost units of one write in the tables of ``near_tables``."""
+"""Cost units of one write where nearby differences may be held."""
 
 
-def near_tables(bits: int, weight: float, low: int, high: int) -> tuple[Array, Array]:
-    """As ``pair_tables`` when a nearby difference may be held: int16 ``min_d cost(d) + weight * (d - wanted)**2`` in
-    units of 1 / ``PAIR_SCALE`` writes, and the pair of the best d.  Differences other than the wanted one are from
-    ``low..high`` (codes)."""
-    cost, best = pair_tables(bits)
-    near = np.empty(cost.shape, np.int16)
-    pair = np.empty(cost.shape, np.uint16)
-    fill_near(cost, best, weight, low + (1 << bits) - 1, high + (1 << bits) - 1, near, pair)
-    return near, pair
+def error_costs(bits: int, weight: float) -> Array:
+    """``[2**(bits + 1) - 1]`` int64: ``weight * d**2`` writes of the distances d, in units of 1 / ``PAIR_SCALE``."""
+    distance = np.arange((1 << bits + 1) - 1, dtype=np.float64)
+    return np.minimum(weight * distance**2 * PAIR_SCALE, 30.0 * PAIR_SCALE).astype(np.int64)
 
 
 @njit(cache=True, nogil=True)
-def fill_near(cost: Any, best: Any, weight: float, low: int, high: int, near: Any, pair: Any) -> None:
-    """Fills the arrays of ``near_tables``; no difference farther away than all its writes are worth is looked at."""
-    columns = cost.shape[1]
-    penalty = np.empty(columns, np.int64)
-    for d in range(columns):
-        penalty[d] = np.int64(min(weight * d * d * PAIR_SCALE, 30.0 * PAIR_SCALE))
-    for held in range(cost.shape[0]):
-        here = cost[held]
-        for wanted in range(columns):
-            least = np.int64(here[wanted]) * PAIR_SCALE
-            at = wanted
-            for d in range(1, columns):
-                if penalty[d] >= least:
-                    break
-                for other in (wanted - d, wanted + d):
-                    if low <= other <= high:
-                        c = np.int64(here[other]) * PAIR_SCALE + penalty[d]
-                        if c < least:
-                            least = c
-                            at = other
-            near[held, wanted] = least
-            pair[held, wanted] = best[held, at]
+def nearest(here: Any, wanted: int, errors: Any, low: int, high: int) -> Any:
+    """(column to hold, its cost): least writes and error among the wanted column and those of ``low..high``.
+
+    ``here``: row of the cost table of the pair held.  No column farther away than all writes are worth is looked at.
+    """
+    least = np.int64(here[wanted]) * PAIR_SCALE
+    at = wanted
+    for d in range(1, errors.shape[0]):
+        if errors[d] >= least:
+            break
+        for other in (wanted - d, wanted + d):
+            if low <= other <= high:
+                c = np.int64(here[other]) * PAIR_SCALE + errors[d]
+                if c < least:
+                    least = c
+                    at = other
+    return at, least
 
 
 @njit(cache=True, nogil=True)
 def match_pairs(
-    order: Any, crossbar: Any, closing: Any, codes: Any, counts: Any, outputs: Any, cost: Any, best: Any, unit: int,
-    low: int, high: int, state: Any, first: Any, place: Any,
+    order: Any, crossbar: Any, closing: Any, codes: Any, counts: Any, outputs: Any, cost: Any, best: Any, errors: Any,
+    limits: Any, near: Any, known: Any, low: int, high: int, state: Any, first: Any, place: Any,
 ) -> None:  # fmt: skip
     """Rows of the loads ``order`` of crossbars ``low <= c < high``, each matched to the pairs its crossbar holds.
 
     Args:
         codes: ``[sections, rows, G]`` signed codes plus ``2**bits - 1``, items first; ``counts [sections]`` items.
         outputs: ``[sections, G]``, negative where a group is empty.
-        cost, best: of ``pair_tables`` or ``near_tables``; ``unit``: what one write counts in ``cost``.
+        cost, best: of ``pair_tables``.
+        errors: of ``error_costs``; empty: codes are held exactly.  ``limits`` [2]: columns that may be held instead.
+        near, known: int16 like ``cost`` and bool ``[4**bits]``: costs with errors, filled here where they are needed.
         state: ``[crossbars, rows, G]`` uint16 pairs held; updated.
         first: ``[crossbars, rows, G]`` int32 pair of the first load, -1 before it; updated.
         place: ``[sections, rows]`` int32, receives the row of each item.
     """
     rows, groups = state.shape[1], outputs.shape[1]
+    exact = errors.shape[0] == 0
+    unit = 1 if exact else PAIR_SCALE
     part = np.empty(rows, np.int64)
     part_item = np.empty(rows, np.int64)
     matrix = np.empty((rows, rows), np.int32)
@@ -136,12 +130,21 @@ def match_pairs(
             if outputs[s, g] < 0:
                 continue
             for j in range(rows):
-                now = cost[state[c, j, g]]
-                for i in range(n):
-                    matrix[i, j] += now[codes[s, i, g]]
+                held = state[c, j, g]
+                if exact:
+                    for i in range(n):
+                        matrix[i, j] += cost[held, codes[s, i, g]]
+                else:
+                    if not known[held]:
+                        for wanted in range(cost.shape[1]):
+                            near[held, wanted] = nearest(cost[held], wanted, errors, limits[0], limits[1])[1]
+                        known[held] = True
+                    for i in range(n):
+                        matrix[i, j] += near[held, codes[s, i, g]]
                 if closing[s] and first[c, j, g] >= 0:
                     for i in range(n):
-                        matrix[i, j] += unit * _ones(best[state[c, j, g], codes[s, i, g]] ^ first[c, j, g])
+                        at, _ = nearest(cost[held], codes[s, i, g], errors, limits[0], limits[1])
+                        matrix[i, j] += unit * _ones(best[held, at] ^ first[c, j, g])
         assign_exact(matrix, n, rows, part, part_item)
         for i in range(n):
             j = part[i]
@@ -149,16 +152,19 @@ def match_pairs(
             for g in range(groups):
                 if outputs[s, g] < 0:
                     continue
-                state[c, j, g] = best[state[c, j, g], codes[s, i, g]]
+                held = state[c, j, g]
+                at, _ = nearest(cost[held], codes[s, i, g], errors, limits[0], limits[1])
+                state[c, j, g] = best[held, at]
                 if first[c, j, g] < 0:
                     first[c, j, g] = state[c, j, g]
 
 
 @njit(cache=True, nogil=True)
 def hold_pairs(
-    order: Any, crossbar: Any, codes: Any, inputs: Any, outputs: Any, best: Any, state: Any, stored: Any
-) -> None:
-    """The pairs that the loads ``order`` leave, rows fixed: ``stored [sections, rows, G]``; ``state`` as above."""
+    order: Any, crossbar: Any, codes: Any, inputs: Any, outputs: Any, cost: Any, best: Any, errors: Any, limits: Any,
+    state: Any, stored: Any,
+) -> None:  # fmt: skip
+    """The pairs that the loads ``order`` leave, rows fixed: ``stored [sections, rows, G]``; others as above."""
     for k in range(order.shape[0]):
         s = order[k]
         c = crossbar[s]
@@ -168,7 +174,9 @@ def hold_pairs(
             for g in range(outputs.shape[1]):
                 if outputs[s, g] < 0:
                     continue
-                state[c, j, g] = best[state[c, j, g], codes[s, j, g]]
+                held = state[c, j, g]
+                at, _ = nearest(cost[held], codes[s, j, g], errors, limits[0], limits[1])
+                state[c, j, g] = best[held, at]
                 stored[s, j, g] = state[c, j, g]
 
 

@@ -9,7 +9,7 @@ from passes.counting import count_module
 from passes.match_rows import MatchRows
 from passes.pipeline import level_text
 from passes.reprogram import Reprogram
-from passes.solvers.pairs import PAIR_SCALE, near_tables, pair_tables
+from passes.solvers.pairs import PAIR_SCALE, error_costs, nearest, pair_tables
 from tests.passes.small import codes_body, compiled, module, target
 
 PLACE = "encode-signs{encoding=differential},slice-bits,form-sections,deal-sections{method=interleaved}"
@@ -32,19 +32,19 @@ def test_tables_against_all_pairs(bits):
 
 @pytest.mark.parametrize("weight", [0.02, 0.3, 2.0, 50.0])
 @pytest.mark.parametrize(("low", "high"), [(-7, 7), (-5, 6)])
-def test_near_tables_against_all_pairs(weight, low, high):
-    near, best = near_tables(3, weight, low, high)
+def test_nearest_against_all_pairs(weight, low, high):
+    cost, best = pair_tables(3)
+    errors = error_costs(3, weight)
     pairs = np.arange(64)
     difference = (pairs >> 3) - (pairs & 7)
-    cells = np.array([[bin(a ^ b).count("1") for b in pairs] for a in pairs])
-    for wanted in range(low, high + 1):
-        total = cells + weight * (difference - wanted) ** 2
-        total[:, (difference < low) | (difference > high)] = np.inf
-        np.testing.assert_allclose(near[:, wanted + 7] / PAIR_SCALE, total.min(axis=1), atol=1 / PAIR_SCALE)
-        chosen = best[:, wanted + 7].astype(int)
-        np.testing.assert_allclose(total[pairs, chosen], total.min(axis=1), atol=2 / PAIR_SCALE)
-        assert (low <= difference[chosen]).all()
-        assert (difference[chosen] <= high).all()
+    for held in pairs:
+        cells = np.array([bin(held ^ b).count("1") for b in pairs])
+        for wanted in range(low, high + 1):
+            total = cells + weight * (difference - wanted) ** 2
+            total[(difference < low) | (difference > high)] = np.inf
+            at, units = nearest(cost[held], wanted + 7, errors, low + 7, high + 7)
+            assert units / PAIR_SCALE == pytest.approx(total.min(), abs=1 / PAIR_SCALE)
+            assert total[best[held, at]] == pytest.approx(total.min(), abs=1 / PAIR_SCALE)
 
 
 def placed(seed, crossbars=2, outputs_per_section=2, shapes=((8, 13), (1, 6))):

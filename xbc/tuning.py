@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
+from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Programmed
@@ -47,6 +49,7 @@ class Point:
         writes, reduction: steady state per inference, against natural order.
         rms_error: root mean square code error over all weights, in LSB.
         drop, agreement: on the calibration samples (drop None without labels).
+        expected_drop: likewise, see ``expected_drop``.
         accepted: inside the budget.
     """
 
@@ -57,6 +60,7 @@ class Point:
     drop: float | None
     agreement: float | None
     accepted: bool
+    expected_drop: float | None = None
 
     def facts(self) -> dict[str, Any]:
         """As a row of the trade-off curve."""
@@ -109,7 +113,25 @@ class Judge:
         )
         comparison = Comparison(self.data.labels, None)
         comparison.add(self.wanted, {name: outputs[name] for name in self.wanted})
-        return comparison.result()
+        result = comparison.result()
+        name = result["output"]
+        return result | {"expected_drop": expected_drop(self.wanted[name], outputs[name], self.data.labels)}
+
+
+def expected_drop(reference: Array, compiled: Array, labels: Array | None) -> float | None:
+    """Mean probability of the right class that is lost: the drop of a classifier that draws its answers.
+
+    It moves with every sample, where top-1 moves with the few that change sides, so that a search meets fewer
+    lucky ones.  Outputs ``[samples, classes]`` are probabilities or logits; None without a label per sample.
+    """
+    if labels is None or labels.ndim != 1 or reference[0].size < 2:
+        return None
+    chance = []
+    for output in (reference, compiled):
+        flat = output.reshape(len(output), -1).astype(np.float64)
+        given = bool(flat.min() >= 0 and np.allclose(flat.sum(1), 1, atol=1e-3))
+        chance.append((flat if given else softmax(flat, axis=1))[np.arange(len(labels)), labels])
+    return float(np.mean(chance[0] - chance[1]))
 
 
 def prepare(module: Module, context: Context, options: Options) -> tuple[Module, list[PassRecord]]:
@@ -143,12 +165,14 @@ def tune(
         changed = 1 - facts["agreement"]
         drop = facts["drop"]
         limit = max_drop / 100
+        expected = facts["expected_drop"]
         fits = changed <= limit if drop is None else drop <= limit and changed <= FLIPS_PER_DROP * limit
+        fits = fits and (expected is None or expected <= limit)
         accepted = bool(fits)
         writes = count_module(module).steady.total
         reduction = natural / writes if writes else float("inf")
         curve.append(
-            Point(lambda_, writes, reduction, rms_code_error(module), drop, facts["agreement"], accepted)
+            Point(lambda_, writes, reduction, rms_code_error(module), drop, facts["agreement"], accepted, expected)
         )
         if accepted and (not best or writes < min(p.writes for p in curve[:-1] if p.accepted)):
             best[:] = [(module, records, lambda_)]

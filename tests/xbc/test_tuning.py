@@ -14,7 +14,7 @@ from passes.pipeline import parse_pipeline
 from xbc.chip import verify_program
 from xbc.compiler import compile_model
 from xbc.simulate.data import DataSet
-from xbc.tuning import _search, split
+from xbc.tuning import _search, expected_drop, split
 
 MODELS = Path(__file__).parents[2] / "models"
 CNN = MODELS / "digits_cnn.onnx"
@@ -108,3 +108,13 @@ def test_sensitivities_of_another_model_are_refused() -> None:
     module = parse_pipeline("quantize")[0].run(module, Context())
     with pytest.raises(XbcError, match="xbc sensitivity"):
         grades_of(module, {layer.name: np.zeros((1, 1), np.float32) for layer in module.layers})
+
+
+def test_expected_drop_is_the_probability_of_the_right_class_that_is_lost() -> None:
+    logits = np.log(np.array([[0.7, 0.3], [0.1, 0.9]]))
+    other = np.array([[0.6, 0.4], [0.2, 0.8]])
+    labels = np.array([0, 1])
+    assert expected_drop(logits, other, labels) == pytest.approx(0.1)
+    assert expected_drop(logits, logits + 5, labels) == pytest.approx(0)
+    assert expected_drop(logits, other, None) is None
+    assert expected_drop(np.ones((2, 1)), np.ones((2, 1)), labels) is None

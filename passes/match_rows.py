@@ -12,14 +12,14 @@ import numpy as np
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Layer, Module
-from ir.stages import UNUSED, Placed, Quantized
-from ir.target import Target
+from ir.stages import UNUSED, Placed
 from passes.base import Context, Pass, check
 from passes.counting import load_runs
+from passes.pairs import PairCosts, check_pairs, empty_pairs, shifted_codes
 from passes.penalty import grades, state_values
 from passes.solvers.joint import cost_tables, match_joint
 from passes.solvers.matching import digit_mask, match_loads, match_vectors
-from passes.solvers.pairs import MAX_PAIR_BITS, error_costs, match_pairs, pair_tables
+from passes.solvers.pairs import match_pairs
 from passes.solvers.planes import fold_mask
 from passes.solvers.viterbi import MAX_BITS
 
@@ -177,51 +177,6 @@ def _joint(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Wo
     return work
 
 
-def free_pairs(module: Module) -> bool:
-    """Whether a level may choose how the module's differential pairs represent their codes."""
-    target = module.target
-    bits = (layer.body.bits if isinstance(layer.body, Quantized) else 0 for layer in module.layers)
-    return (
-        target.encoding == "differential"
-        and target.bits_per_cell == 1
-        and max(bits, default=0) <= MAX_PAIR_BITS
-    )
-
-
-def check_pairs(who: str, pairs: Pairs) -> None:
-    """Raises XbcError unless every layer stores differential pairs whose representation can be chosen."""
-    for layer, body in pairs:
-        if body.encoding != "differential" or body.bits_per_cell != 1 or body.cells.slices > MAX_PAIR_BITS:
-            raise XbcError(
-                f"{who}: pairs can be chosen freely where weights are differential, of at most {MAX_PAIR_BITS} bits in "
-                f"one-bit cells; layer {layer.name!r} is {body.encoding}, {body.stored_bits} bits in "
-                f"{body.bits_per_cell}-bit cells: set encoding=differential, or leave the option out"
-            )
-    if len({b.cells.slices for _, b in pairs}) > 1:
-        raise XbcError(
-            f"{who}: pairs of different bits cannot take each other's place: quantise all layers with the same bits"
-        )
-
-
-class PairCosts:
-    """What ``passes.solvers.pairs`` needs to know of each layer; ``lambda_`` as in reprogram, 0: exact codes."""
-
-    def __init__(self, module: Module, pairs: Pairs, lambda_: float, context: Context) -> None:
-        """Grades are those of the context."""
-        self.pairs, self.lambda_ = pairs, lambda_
-        self.graded = grades(module, context) if lambda_ else {}
-        self.cost, self.best = pair_tables(pairs[0][1].cells.slices if pairs else 1)
-
-    def of(self, index: int) -> tuple[Array, Array]:
-        """(errors, limits) of a layer."""
-        layer, body = self.pairs[index]
-        bits = body.cells.slices
-        limits = np.array([body.limits[:, 0].max(), body.limits[:, 1].min()], np.int64) + ((1 << bits) - 1)
-        if not self.lambda_:
-            return np.zeros(0, np.int64), limits
-        return error_costs(bits, self.lambda_ * self.graded[layer.name].mean), limits
-
-
 def _pairs(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Work:
     """Matching of differential pairs of free representation."""
     costs = PairCosts(module, pairs, lambda_, context)
@@ -249,16 +204,6 @@ def _pairs(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Wo
         )  # fmt: skip
 
     return work
-
-
-def empty_pairs(target: Target, pairs: Pairs) -> Array:
-    """``[crossbars, rows, groups]`` uint16 pairs of a blank chip, for the widest layer's groups."""
-    return np.zeros((target.crossbars, target.rows, max((b.group_width for _, b in pairs), default=1)), np.uint16)
-
-
-def shifted_codes(body: Placed) -> Array:
-    """``[sections, rows, G]`` uint16 codes plus ``2**bits - 1``: columns of ``pair_tables``."""
-    return np.asarray((body.section_codes() + ((1 << body.cells.slices) - 1)).astype(np.uint16))
 
 
 def _vectors(module: Module, pairs: Pairs) -> Work:

@@ -15,9 +15,8 @@ from ir.stages import Placed, Programmed
 from passes.base import Context, Pass, check
 from passes.counting import load_runs
 from passes.hold import hold
-from passes.match_rows import PairCosts, check_pairs, empty_pairs, shifted_codes
+from passes.pairs import choose_pairs
 from passes.penalty import Detail
-from passes.solvers.pairs import hold_pairs
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Reprogram(Pass):
             )
             context.facts[self.name] = {"survivor_windows_cut_short": forced}
         elif self.mode in ("pairs", "near-pairs"):
-            stored = _choose_pairs(module, bodies, self.lambda_ if self.mode == "near-pairs" else 0.0, context)
+            stored = choose_pairs(module, bodies, self.lambda_ if self.mode == "near-pairs" else 0.0, context)
         else:
             stored = [body.wanted_words() for body in bodies]
         if self.mode == "random":
@@ -119,28 +118,6 @@ class Reprogram(Pass):
                 outside = outside_limits(body, stored[index])
                 more |= bool(outside.any())
                 pinned[index] |= outside
-
-
-def _choose_pairs(module: Module, bodies: list[Placed], lambda_: float, context: Context) -> list[Array]:
-    """Words of the cheapest pairs, load after load; the first load of a crossbar finds it blank."""
-    pairs = list(zip(module.layers, bodies, strict=True))
-    check_pairs(Reprogram.name, pairs)
-    stored = [np.zeros((b.sections, b.rows, b.group_width), np.uint16) for b in bodies]
-    if not pairs:
-        return stored
-    costs = PairCosts(module, pairs, lambda_, context)
-    state = empty_pairs(module.target, pairs)
-    codes: tuple[int, Array] | None = None
-    for index, order in load_runs(pairs):
-        body = bodies[index]
-        if codes is None or codes[0] != index:
-            codes = (index, shifted_codes(body))
-        errors, limits = costs.of(index)
-        hold_pairs(
-            order, body.crossbar, codes[1], body.inputs, body.outputs, costs.cost, costs.best, errors, limits, state,
-            stored[index],
-        )  # fmt: skip
-    return [words.astype(body.cells.dtype) for words, body in zip(stored, bodies, strict=True)]
 
 
 def within_limits(body: Placed, words: Array) -> Array:

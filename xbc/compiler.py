@@ -21,7 +21,7 @@ from ir.target import Target
 from ir.verify import check_module
 from passes.base import Context, Pass, Progress
 from passes.manager import Hook, Options, PassRecord, Run, finish, run_pipeline
-from passes.match_rows import free_pairs
+from passes.pairs import free_pairs
 from passes.pipeline import LEVELS, LOSSY, format_pipeline, level_text, parse_pipeline
 
 if TYPE_CHECKING:

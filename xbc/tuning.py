@@ -23,7 +23,7 @@ from ir.stages import Programmed
 from passes.base import Context, Pass
 from passes.counting import count_module, natural_module
 from passes.manager import Options, PassRecord, finish, run_pipeline
-from passes.match_rows import free_pairs
+from passes.pairs import free_pairs
 from passes.penalty import GRADES, SENSITIVITIES, uniform
 from passes.pipeline import LEVELS, LOSSY, level_text, parse_pipeline
 from xbc.frontend import Imported, host_with_weights, module_tensors

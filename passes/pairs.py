@@ -1,0 +1,94 @@
+"""Differential pairs whose representation is free: what match-rows and reprogram share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ir.arrays import Array
+from ir.errors import XbcError
+from ir.module import Layer, Module
+from ir.stages import Placed, Quantized
+from ir.target import Target
+from passes.base import Context
+from passes.counting import load_runs
+from passes.penalty import grades
+from passes.solvers.pairs import MAX_PAIR_BITS, error_costs, hold_pairs, pair_tables
+
+Pairs = list[tuple[Layer, Placed]]
+
+
+def free_pairs(module: Module) -> bool:
+    """Whether a level may choose how the module's differential pairs represent their codes."""
+    target = module.target
+    bits = (layer.body.bits if isinstance(layer.body, Quantized) else 0 for layer in module.layers)
+    return (
+        target.encoding == "differential"
+        and target.bits_per_cell == 1
+        and max(bits, default=0) <= MAX_PAIR_BITS
+    )
+
+
+def check_pairs(who: str, pairs: Pairs) -> None:
+    """Raises XbcError unless every layer stores differential pairs whose representation can be chosen."""
+    for layer, body in pairs:
+        if body.encoding != "differential" or body.bits_per_cell != 1 or body.cells.slices > MAX_PAIR_BITS:
+            raise XbcError(
+                f"{who}: pairs can be chosen freely where weights are differential, of at most {MAX_PAIR_BITS} bits in "
+                f"one-bit cells; layer {layer.name!r} is {body.encoding}, {body.stored_bits} bits in "
+                f"{body.bits_per_cell}-bit cells: set encoding=differential, or leave the option out"
+            )
+    if len({b.cells.slices for _, b in pairs}) > 1:
+        raise XbcError(
+            f"{who}: pairs of different bits cannot take each other's place: quantise all layers with the same bits"
+        )
+
+
+class PairCosts:
+    """What ``passes.solvers.pairs`` needs to know of each layer; ``lambda_`` as in reprogram, 0: exact codes."""
+
+    def __init__(self, module: Module, pairs: Pairs, lambda_: float, context: Context) -> None:
+        """Grades are those of the context."""
+        self.pairs, self.lambda_ = pairs, lambda_
+        self.graded = grades(module, context) if lambda_ else {}
+        self.cost, self.best = pair_tables(pairs[0][1].cells.slices if pairs else 1)
+
+    def of(self, index: int) -> tuple[Array, Array]:
+        """(errors, limits) of a layer."""
+        layer, body = self.pairs[index]
+        bits = body.cells.slices
+        limits = np.array([body.limits[:, 0].max(), body.limits[:, 1].min()], np.int64) + ((1 << bits) - 1)
+        if not self.lambda_:
+            return np.zeros(0, np.int64), limits
+        return error_costs(bits, self.lambda_ * self.graded[layer.name].mean), limits
+
+
+def empty_pairs(target: Target, pairs: Pairs) -> Array:
+    """``[crossbars, rows, groups]`` uint16 pairs of a blank chip, for the widest layer's groups."""
+    return np.zeros((target.crossbars, target.rows, max((b.group_width for _, b in pairs), default=1)), np.uint16)
+
+
+def shifted_codes(body: Placed) -> Array:
+    """``[sections, rows, G]`` uint16 codes plus ``2**bits - 1``: columns of ``pair_tables``."""
+    return np.asarray((body.section_codes() + ((1 << body.cells.slices) - 1)).astype(np.uint16))
+
+
+def choose_pairs(module: Module, bodies: list[Placed], lambda_: float, context: Context) -> list[Array]:
+    """Words of the cheapest pairs, load after load; the first load of a crossbar finds it blank."""
+    pairs = list(zip(module.layers, bodies, strict=True))
+    check_pairs("reprogram", pairs)
+    stored = [np.zeros((b.sections, b.rows, b.group_width), np.uint16) for b in bodies]
+    if not pairs:
+        return stored
+    costs = PairCosts(module, pairs, lambda_, context)
+    state = empty_pairs(module.target, pairs)
+    codes: tuple[int, Array] | None = None
+    for index, order in load_runs(pairs):
+        body = bodies[index]
+        if codes is None or codes[0] != index:
+            codes = (index, shifted_codes(body))
+        errors, limits = costs.of(index)
+        hold_pairs(
+            order, body.crossbar, codes[1], body.inputs, body.outputs, costs.cost, costs.best, errors, limits, state,
+            stored[index],
+        )  # fmt: skip
+    return [words.astype(body.cells.dtype) for words, body in zip(stored, bodies, strict=True)]

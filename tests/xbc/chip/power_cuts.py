@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +26,12 @@ class Outcome:
     wrong_cells: int = 0
 
 
-def begin(program: Program, path: Path, number: int) -> None:
-    """A journal in which all inferences before ``number`` are finished."""
+def begin(program: Program, path: Path, number: int, loads: Iterable[int]) -> None:
+    """A new journal in which these loads of an inference are finished."""
     path.unlink(missing_ok=True)
     with Journal(path, program, durable=False) as journal:
-        for load in range(program.total("loads") * number):
-            journal.finish(0, load)
+        for load in loads:
+            journal.finish(number, load)
 
 
 def interrupted_inference(program: Program, path: Path, draw: np.random.Generator, way: str) -> Outcome:
@@ -38,7 +39,7 @@ def interrupted_inference(program: Program, path: Path, draw: np.random.Generato
     number = int(draw.integers(2))
     name = "first" if number == 0 else "steady"
     planned = program.total(f"{name}.writes")
-    begin(program, path, number)
+    begin(program, path, 0, range(program.total("loads") * number))
     loader = Loader(program, start_levels(program, name))
     power_cuts = int(draw.integers(1, 3))
     outcome, finished = Outcome(), set[int]()
@@ -49,6 +50,11 @@ def interrupted_inference(program: Program, path: Path, draw: np.random.Generato
             found = locate(program, loader.levels, name)
             outcome.ambiguous += len(found) > 1
             position = true_position(found, finished, program)
+            done = set(np.flatnonzero(position.done).tolist())
+            # the interrupted load counts as finished when the cut pulse left the level that was wanted
+            assert all(not writes_of(program, load, name) for load in done - finished - {loader.executed[-1]})
+            finished.update(done)
+            begin(program, path, number, sorted(done))
         else:
             position = position_of_journal(program, read_journal(path, program), number)
         if outcome.cuts and way != "journal":

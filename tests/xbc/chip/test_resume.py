@@ -38,7 +38,7 @@ def test_interrupted_inferences_end_as_undisturbed_ones(
 
 def test_a_chip_between_two_inferences_has_nothing_left(case: Cases, tmp_path: Path) -> None:
     program = case("pairs").program
-    begin(program, tmp_path / "j", 1)
+    begin(program, tmp_path / "j", 0, range(program.total("loads")))
     position = position_of_journal(program, read_journal(tmp_path / "j", program))
     assert position.inference == "first"
     assert position.done.all()
@@ -116,7 +116,7 @@ def test_journals_that_contradict_the_program_are_refused(case: Cases, tmp_path:
                 journal.finish(inference, load)
         with pytest.raises(XbcError, match=wanted):
             read_journal(path, program)
-    begin(program, tmp_path / "j", 0)
+    begin(program, tmp_path / "j", 0, [])
     state = read_journal(tmp_path / "j", program)
     with pytest.raises(XbcError, match="not at the start of 5"):
         position_of_journal(program, state, 5)

@@ -213,6 +213,8 @@ class Target:
                 low = 1 if isinstance(value, int) and not isinstance(value, bool) else 0
                 if not low <= value < float("inf"):
                     raise self._bad(f"{table}.{f.name}", f"= {value} must be at least {low} and finite")
+                if type(value) is int and value >= 1 << 31:
+                    raise self._bad(f"{table}.{f.name}", f"= {value} is above {(1 << 31) - 1}")
         if self.device.stuck_low + self.device.stuck_high > 1:
             raise self._bad(
                 "device.stuck_low", "+ stuck_high are fractions of the cells, their sum is above 1"

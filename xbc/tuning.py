@@ -82,7 +82,9 @@ def split(data: DataSet) -> tuple[DataSet, DataSet]:
     """Even samples to calibrate, odd ones to report.  Raises XbcError for fewer than two samples."""
     samples = len(next(iter(data.inputs.values())))
     if samples < 2:
-        raise XbcError(f"--data has {samples} sample(s): one half calibrates, the other is reported; give more")
+        raise XbcError(
+            f"--data has {samples} sample(s): one half calibrates, the other is reported; give more"
+        )
     halves = []
     for start in (0, 1):
         labels = None if data.labels is None else data.labels[start::2]
@@ -301,4 +303,3 @@ def rms_code_error(module: Module) -> float:
     """Root mean square code error over all weights, in LSB."""
     squares = sum(layer_error(layer.at(Programmed)) ** 2 * layer.weights for layer in module.layers)
     return float(np.sqrt(squares / max(1, module.weights)))
-

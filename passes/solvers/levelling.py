@@ -55,15 +55,18 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Plan:
-        """The plan of a manifest.  Raises ValueError or KeyError when it is none."""
-        shifts = np.array(data["epochs"], np.int64)
+        """The plan of a manifest.  Raises ValueError, TypeError or KeyError when it is none."""
+        try:
+            shifts = np.array(data["epochs"], np.int64)
+        except OverflowError as error:
+            raise ValueError("no plan") from error
         inferences = data["inferences_per_epoch"]
         if (
             shifts.ndim != 2
             or shifts.shape[1] != 3
             or not len(shifts)
             or type(inferences) is not int
-            or inferences < 1
+            or not 1 <= inferences <= _MOST_CYCLES
         ):
             raise ValueError("no plan")
         return cls(inferences, shifts, tuple(int(c) for c in data["fixed_crossbars"]))

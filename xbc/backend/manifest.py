@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ir.errors import XbcError
+from xbc.backend.shape import check_shape
 from xbc.backend.tables import FORMAT, MANIFEST, VERSION
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
@@ -104,6 +105,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         kinds = [type(entry.get(key)) for key in ("bytes", "sha256")] if isinstance(entry, dict) else []
         if kinds != [int, str]:
             raise XbcError(f"{path} does not give bytes and sha256 of {name!r}: compile the model again")
+    check_shape(path, manifest)
     return manifest
 
 

@@ -112,6 +112,7 @@ class Program:
         manifest: content of manifest.json.
         target: the chip it was made for.
         faults: file name -> what is wrong with it (empty when opened with ``check=True``).
+        sound: whether ``xbc.chip.structure.check_tables`` has found its tables without contradiction.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Program:
         self.manifest = manifest
         self.target = target
         self.faults = faults
+        self.sound = False
 
     @classmethod
     def open(cls, folder: str | Path, check: bool = True) -> Program:
@@ -134,11 +136,8 @@ class Program:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        target = manifest.get("target")
-        if not isinstance(target, dict) or not isinstance(manifest.get("totals"), dict):
-            raise ProgramError(folder, MANIFEST, "gives no target or no totals")
         faults = file_faults(folder, manifest["files"])
-        program = cls(folder, manifest, Target.from_dict(target), faults)
+        program = cls(folder, manifest, Target.from_dict(manifest["target"]), faults)
         for name in (HOST, MODULE, *(file_of(table) for table in SCHEMAS)):
             if name not in manifest["files"]:
                 raise ProgramError(folder, MANIFEST, f"does not list {name}")

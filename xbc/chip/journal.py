@@ -23,6 +23,7 @@ import numpy as np
 from ir.arrays import Array
 from ir.errors import XbcError
 from xbc.backend.program import Program
+from xbc.chip.structure import check_tables
 
 MAGIC: Final = b"XBCJ"
 VERSION: Final = 1
@@ -64,6 +65,7 @@ def read_journal(path: Path, program: Program) -> State:
     Raises: XbcError when it is of another program, of a newer version, damaged before its end, or when it
         finishes a load before the one that stands under it in the same crossbar.
     """
+    check_tables(program)
     try:
         size = path.stat().st_size
         raw = path.read_bytes() if size <= _MAX_BYTES else b""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ir.arrays import Array
+from ir.errors import XbcError
 from ir.target import Target
 from xbc.backend.program import Block, LayerRow, Lists, Program
 from xbc.backend.tables import file_of
@@ -18,6 +19,25 @@ from xbc.chip.encodings import SIGNED_ROWS, SIGNED_SECTIONS, cell_weights
 from xbc.chip.problems import Broken, Problem
 
 _LAYERS, _SECTIONS, _LOADS = file_of("layers"), file_of("sections"), file_of("loads")
+
+
+def check_tables(program: Program) -> None:
+    """Layers, loads and sections are those of the program's chip; looked at once per opened program.
+
+    Raises: XbcError with the first contradiction.
+    """
+    if program.sound:
+        return
+    start = 0
+    try:
+        check_layers(program)
+        check_loads(program)
+        for block in program.sections():
+            check_sections(program, block, start)
+            start += len(block["section"])
+    except Broken as broken:
+        raise XbcError(f"{program.folder} contradicts itself: {broken}; compile the model again") from None
+    program.sound = True
 
 
 def check_layers(program: Program) -> None:

@@ -54,8 +54,8 @@ def plan_of(program: backend.Program) -> Plan | None:
 
     Raises: XbcError when it is damaged or names crossbars that the chip does not have.
     """
-    facts = program.manifest.get("provenance", {}).get("facts", {})
-    entry = facts.get("level-wear") if isinstance(facts, dict) else None
+    facts = (program.manifest.get("provenance") or {}).get("facts", {})
+    entry = facts.get("level-wear")
     if not isinstance(entry, dict) or "plan" not in entry:
         return None
     try:

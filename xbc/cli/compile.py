@@ -47,7 +47,9 @@ from xbc.cli.options import (
     help="File of 'xbc sensitivity' for this model, for select-write-verify and reprogram.",
 )
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Samples (.npz) for -O3: half calibrates, half is reported."
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Samples (.npz) for -O3: half calibrates, half is reported.",
 )
 @click.option("--report-data", type=click.Path(path_type=Path), help="Second set, only reported on.")
 @click.option("--max-drop", type=float, help="Points of top-1 that -O3 may lose on --data  [default: 1.0]")

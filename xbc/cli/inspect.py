@@ -44,7 +44,7 @@ def command(program: Path, layer_name: str | None, section: int, rows: int, as_j
     if program.is_dir():
         from xbc.backend.manifest import read_manifest
 
-        pipeline = str(read_manifest(program)["provenance"].get("pipeline", ""))
+        pipeline = str((read_manifest(program).get("provenance") or {}).get("pipeline", ""))
     else:
         pipeline = ""
     module = load_module(source)

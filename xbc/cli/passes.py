@@ -48,7 +48,9 @@ def command(name: str | None, as_json: bool) -> None:
     click.echo("\nLevels:")
     for level, text in LEVELS.items():
         click.echo(f"  -O{level}  {text}")
-    click.echo(f"  -O{LOSSY}  level 2 within a loss budget (--data and --max-drop, or --max-error): rows matched to,")
+    click.echo(
+        f"  -O{LOSSY}  level 2 within a loss budget (--data and --max-drop, or --max-error): rows matched to,"
+    )
     click.echo("       and cells held at, nearby codes; ends with reprogram{mode=optimal}")
     click.echo("\nManual page of one: xbc passes NAME")
 

@@ -43,7 +43,6 @@ def silent(what: str, done: int, total: int) -> None:
     """Progress sink that shows nothing."""
 
 
-
 @dataclass(frozen=True)
 class Options:
     """What a format's writer is asked for.
@@ -85,6 +84,7 @@ def export_program(
     Raises: XbcError for an unknown format, a damaged program, a destination that cannot be written.
     """
     from xbc.backend.program import Program
+    from xbc.chip.structure import check_tables
     from xbc.export.package import describe, export_directory, seal_export
     from xbc.export.stream import count_of
 
@@ -92,6 +92,7 @@ def export_program(
         raise XbcError(f"unknown format {format_name!r}; known: {', '.join(FORMATS)}")
     writer = cast(Writer, importlib.import_module(FORMATS[format_name][0]))
     opened = program if isinstance(program, Program) else Program.open(program)
+    check_tables(opened)
     count = count_of(opened, loads)
     with export_directory(Path(output)) as folder:
         more = writer.write(opened, folder, Options(count, inferences, progress))

@@ -13,9 +13,11 @@ from numba import njit
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from ir.target import Target
 from xbc.backend.program import Program
 from xbc.backend.tables import FIRST_ONLY, LATER_ONLY
 from xbc.chip.chip import Chip
+from xbc.chip.structure import check_tables
 
 WRITE_COLUMNS: Final = ("row", "column", "before", "after", "phase", "verify")
 CHUNK_WRITES: Final = 1 << 20
@@ -82,16 +84,13 @@ def stream_loads(
 
     Raises: XbcError when the tables contradict each other.
     """
+    check_tables(program)
     table = program.loads
     stop = program.total("loads") if stop is None else stop
     if stop <= start:
         return
     first_row = table["write_start"]
     ends = first_row + table["write_count"]
-    if np.any(first_row[1:] != ends[:-1]) or int(first_row[0]) != 0 or np.any(table["write_count"] < 0):
-        raise XbcError(
-            f"{program.folder}: the loads table does not say which writes are whose; compile the model again"
-        )
     rows = _Rows(program, int(first_row[start]), int(ends[stop - 1]))
     a = start
     while a < stop:
@@ -99,7 +98,7 @@ def stream_loads(
         b = min(stop, max(reach, a + 1), a + most if most else stop)
         part = slice(a, b)
         writes = rows.take(int(ends[b - 1] - first_row[a]))
-        yield Loads(
+        chunk = Loads(
             start=a,
             step=table["step"][part],
             crossbar=table["crossbar"][part],
@@ -110,7 +109,28 @@ def stream_loads(
             write_at=np.append(first_row[part] - first_row[a], ends[b - 1] - first_row[a]),
             **writes,
         )
+        check_places(chunk, program.target, str(program.folder))
+        yield chunk
         a = b
+
+
+def check_places(chunk: Loads, target: Target, where: str) -> None:
+    """Raises XbcError unless every crossbar, row, column and level of the writes is one of the chip's."""
+    limits = {
+        "crossbar": target.crossbars,
+        "row": target.rows,
+        "column": target.columns,
+        "before": 2**target.bits_per_cell,
+        "after": 2**target.bits_per_cell,
+        "phase": 3,
+    }
+    for name, limit in limits.items():
+        values = getattr(chunk, name)
+        if len(values) and not 0 <= int(values.min()) <= int(values.max()) < limit:
+            wrong = int(values.max()) if int(values.max()) >= limit else int(values.min())
+            raise XbcError(
+                f"{where}: {name} {wrong} is outside 0..{limit - 1}: this is no program of its chip"
+            )
 
 
 class _Rows:
@@ -177,14 +197,7 @@ def apply_loads(
 
 
 def run_chunk(levels: Array, chunk: Loads, inference: str, images: Array | None = None) -> None:
-    """Applies a chunk's writes of one inference to ``levels`` in place (see ``apply_loads``)."""
-    shape = levels.shape
-    for name, limit in (("crossbar", shape[0]), ("row", shape[1]), ("column", shape[2])):
-        values = getattr(chunk, name)
-        if len(values) and not 0 <= int(values.min()) <= int(values.max()) < limit:
-            raise XbcError(
-                f"{name} {int(values.max())} is outside the chip of {limit} {name}s: this is no program of it"
-            )
+    """Applies a chunk of ``stream_loads``, which has checked its places, to ``levels`` of that chip in place."""
     empty = np.zeros((0, 1, 1), np.uint8)
     apply_loads(
         levels, chunk.crossbar, chunk.write_at, chunk.row, chunk.column, chunk.after, chunk.phase,

@@ -176,8 +176,7 @@ def to_csv(points: Sequence[Point]) -> str:
         drop = p.drop_interval or ("", "")
         numbers = [p.score, low, high, p.trials, p.reference, *drop, p.samples, p.rms_error, p.snr_db]
         shown = [
-            "" if n is None or n == "" else f"{n:.6g}"
-            for n in [*numbers, p.clip_rate, p.seconds_per_sample]
+            "" if n is None or n == "" else f"{n:.6g}" for n in [*numbers, p.clip_rate, p.seconds_per_sample]
         ]
         writer.writerow([*p.settings.values(), p.metric, *shown])
     return out.getvalue()

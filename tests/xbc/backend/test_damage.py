@@ -124,9 +124,9 @@ def list_file(name: str, manifest: dict[str, Any]) -> None:
         (lambda m: m.update(files=[]), "lists no files"),
         (lambda m: m["files"].update({"a": {"bytes": "1", "sha256": ""}}), "bytes and sha256 of 'a'"),
         (lambda m: m["files"].pop("host.onnx"), "does not list host.onnx"),
-        (lambda m: m.update(target=None), "no target"),
+        (lambda m: m.update(target=None), "does not give target as a table"),
         (lambda m: m["target"].update(rows=0), "rows = 0 is outside"),
-        (lambda m: m.update(totals=None), "no totals"),
+        (lambda m: m.update(totals=None), "does not give totals as a table"),
         *((partial(list_file, name), "which no program has") for name in HOSTILE),
     ],
 )  # fmt: skip

@@ -354,7 +354,7 @@ def test_totals_that_are_no_counts(program: Path) -> None:
     totals = json.loads((program / "manifest.json").read_text())["totals"]
     for wrong in (None, -1, 1.5, True, {}):
         reseal(program, totals={**totals, "write_rows": wrong})
-        with pytest.raises(XbcError, match="does not give totals.write_rows as a count"):
+        with pytest.raises(XbcError, match=r"does not give totals\.write_rows as a count"):
             verify_program(program)
 
 

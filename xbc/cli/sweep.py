@@ -79,6 +79,7 @@ def command(
     from xbc.cli.network import check_is_the_model, cut_set, exact_model
     from xbc.simulate.data import load_data
     from xbc.simulate.fidelity import Reference
+    from xbc.simulate.memory import peak_rss_bytes
     from xbc.simulate.plots import FORMATS, draw
     from xbc.simulate.sweep import parse_axis, sweep, to_csv
 
@@ -111,8 +112,10 @@ def command(
     for path, content in made:
         write_whole(path, content)
         console.note(f"wrote {path}", quiet)
+    peak = peak_rss_bytes()
     if as_json:
-        console.print_json({"fidelity": fidelity, "points": [dataclasses.asdict(p) for p in points]})
+        listed = [dataclasses.asdict(p) for p in points]
+        console.print_json({"fidelity": fidelity, "points": listed, "peak_rss_bytes": peak})
         return
     keys = [axis.key for axis in axes]
     table = console.table(
@@ -126,6 +129,7 @@ def command(
             f"{100 * p.clip_rate:.3g} %",
         )  # fmt: skip
     console.stdout().print(table)
+    console.note(f"peak memory {console.quantity(peak, 'B')}", quiet)
 
 
 def _interval_name(point: Point) -> str:

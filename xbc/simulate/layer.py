@@ -202,11 +202,12 @@ class LayerSimulator:
         if self.count_sums is not None:
             for sample in range(len(values)):
                 self._count(values[sample : sample + 1], zero, coding, columns)
+        weights = self._grouped(self.effective.astype(np.float64)) if self.measure else None
         for piece, lines in self._pieces(len(values), columns):
             for line, place in lines:
                 out[:, piece, place] = self._integer(values[piece], zero, coding, columns, line)
-                if self.measure:
-                    exact = self._grouped(self.effective.astype(np.float64)) @ (
+                if weights is not None:
+                    exact = weights @ (
                         columns.arrange(values[piece], zero, line).astype(np.float64) - zero_point
                     )
                     got = out[:, piece, place]

@@ -21,7 +21,7 @@ from xbc.simulate.engine import IntegerEngine
 def cases(draw, exact):  # type: ignore[no-untyped-def]
     encoding = draw(st.sampled_from(sorted(ENCODINGS)))
     bits = draw(st.integers(2, 8))
-    bits_per_cell = draw(st.integers(1, 3))
+    bits_per_cell = draw(st.integers(1, 4))
     rows = draw(st.integers(1, 12))
     wide = 1 if encoding == "driver" else draw(st.integers(1, 4))
     groups = draw(st.sampled_from([1, 1, 2]))

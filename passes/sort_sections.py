@@ -16,7 +16,7 @@ from passes.base import Context, Pass
 from passes.sections import Cut, group_width, natural_sections, output_blocks, sections_from_order
 
 RANK_FROM = 6000
-SEEN_FROM = 12
+SEEN_FROM = 100
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SortSections(Pass):
 def best_cut(body: Sectioned, target: Target) -> Cut:
     """The cut that costs fewer writes: by the sections of the layer and those a crossbar sees of it.
 
-    Both thresholds come from ResNet-50 and DeiT-Tiny on 1, 64 and 1024 crossbars (docs: results).
+    Both thresholds come from ResNet-50 and DeiT-Tiny on 1, 64, 256 and 1024 crossbars (docs: results).
     """
     per_crossbar = body.sections / target.crossbars
     return "rank" if body.sections > RANK_FROM and per_crossbar > SEEN_FROM else "stratified"

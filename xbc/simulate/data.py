@@ -48,7 +48,7 @@ def load_data(path: str | os.PathLike[str], ports: Sequence[Port]) -> DataSet:
             optionally, ``labels``; or one ``.npy`` array.
         ports: the model's inputs.
     Raises: XbcError for a file that is missing, damaged or holds Python objects, for arrays that the inputs
-        lack or for labels that are not integers.
+        lack, that hold nan, or for labels that are not integers.
     """
     file = Path(path)
     arrays = _read(file)
@@ -65,7 +65,23 @@ def load_data(path: str | os.PathLike[str], ports: Sequence[Port]) -> DataSet:
                     f"name the arrays after the inputs"
                 )
         inputs = {name: arrays[name] for name in names}
+    for name, array in inputs.items():
+        _refuse_nan(name, array, file)
     return DataSet(inputs, None if labels is None else _labels(labels, file))
+
+
+def _refuse_nan(name: str, array: Array, file: Path) -> None:
+    """A network answers nan with anything; infinities are left alone, attention masks hold them."""
+    if array.dtype.kind != "f" or not array.size:
+        return
+    rows = array if array.ndim else array[None]
+    step = max(1, IN_MEMORY // max(1, rows[0].size))
+    for start in range(0, len(rows), step):
+        missing = np.isnan(rows[start : start + step])
+        if missing.any():
+            at = np.argwhere(missing)[0]
+            index = [start + int(at[0]), *map(int, at[1:])] if array.ndim else []
+            raise XbcError(f"{file}: array {name!r} holds nan at index {index}: check how the set was made")
 
 
 def _labels(labels: Array, file: Path) -> Array:

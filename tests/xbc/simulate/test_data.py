@@ -107,3 +107,18 @@ def test_sizes_are_checked_before_they_are_believed(tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(faked.getvalue() + bytes(24))
     with pytest.raises(XbcError, match="claims 4398046511104 bytes"):
         load_data(tmp_path / "x.npy", ONE)
+
+
+def test_nan_is_refused_where_it_stands_and_infinity_is_not(tmp_path: Path) -> None:
+    x = np.zeros((5, 2, 3), np.float32)
+    x[1, 0, 0] = -np.inf
+    np.savez(tmp_path / "x.npz", x=x)
+    port = Port("x", "float32", (None, 2, 3))
+    assert load_data(tmp_path / "x.npz", [port]).inputs["x"][1, 0, 0] == -np.inf
+    x[3, 1, 2] = np.nan
+    np.savez(tmp_path / "x.npz", x=x)
+    with pytest.raises(XbcError, match=r"'x' holds nan at index \[3, 1, 2\]"):
+        load_data(tmp_path / "x.npz", [port])
+    np.savez(tmp_path / "x.npz", x=np.float32(np.nan))
+    with pytest.raises(XbcError, match=r"holds nan at index \[\]"):
+        load_data(tmp_path / "x.npz", [Port("x", "float32", ())])

@@ -7,25 +7,37 @@ import numpy as np
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Layer, Module
-from ir.stages import Placed, Quantized
+from ir.stages import Encoded, Placed, Quantized
 from ir.target import Target
 from passes.base import Context
 from passes.counting import load_runs
+from passes.encode_signs import encode
 from passes.penalty import grades
+from passes.quantize import Quantize
 from passes.solvers.pairs import MAX_PAIR_BITS, error_costs, hold_pairs, pair_tables
 
 Pairs = list[tuple[Layer, Placed]]
 
 
 def free_pairs(module: Module) -> bool:
-    """Whether a level may choose how the module's differential pairs represent their codes."""
+    """Whether a level may choose how the module's differential pairs represent their codes.
+
+    All layers have to need the same number of bits: pairs of different widths cannot take each other's place.
+    """
     target = module.target
-    bits = (layer.body.bits if isinstance(layer.body, Quantized) else 0 for layer in module.layers)
-    return (
-        target.encoding == "differential"
-        and target.bits_per_cell == 1
-        and max(bits, default=0) <= MAX_PAIR_BITS
-    )
+    if target.encoding != "differential" or target.bits_per_cell != 1:
+        return False
+    bits = {_bits(layer) for layer in module.layers}
+    return len(bits) == 1 and max(bits) <= MAX_PAIR_BITS
+
+
+def _bits(layer: Layer) -> int:
+    """Bits of a number under the differential encoding; float weights will get what a level quantises to."""
+    if isinstance(layer.body, Encoded):
+        return layer.body.stored_bits
+    if isinstance(layer.body, Quantized):
+        return encode(layer, "differential").stored_bits
+    return Quantize().bits
 
 
 def check_pairs(who: str, pairs: Pairs) -> None:

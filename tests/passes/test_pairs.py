@@ -7,6 +7,7 @@ from ir import Programmed, XbcError
 from passes.base import Context
 from passes.counting import count_module
 from passes.match_rows import MatchRows
+from passes.pairs import free_pairs
 from passes.pipeline import level_text
 from passes.reprogram import Reprogram
 from passes.solvers.pairs import PAIR_SCALE, error_costs, nearest, pair_tables
@@ -94,6 +95,23 @@ def test_near_pairs_trade_error_for_writes():
             assert np.abs(body.effective_codes()).max() <= 7
     assert errors[0] == 0 < errors[1] < errors[2]
     assert writes[0] > writes[1] > writes[2]
+
+
+@pytest.mark.parametrize(
+    ("peaks", "bits_per_cell", "free"), [((100, 90), 1, True), ((100, 7), 1, False), ((300, 290), 1, False),
+                                         ((100, 90), 2, False)],
+)  # fmt: skip
+def test_levels_choose_pairs_only_where_all_layers_are_alike(peaks, bits_per_cell, free):
+    chip = target(columns=32, encoding="differential", outputs_per_section=1, bits_per_cell=bits_per_cell)
+    bodies = [
+        codes_body(np.array([[peak, -3, 1]]), 1 + peak.bit_length(), limits=[[-peak, peak]]) for peak in peaks
+    ]
+    given_module = module(bodies, chip)
+    assert free_pairs(given_module) == free
+    placed_module = compiled(PLACE, given_module)
+    assert free_pairs(placed_module) == free
+    if free:
+        MatchRows(pairs=True).run(placed_module, Context())
 
 
 def test_level_2_ends_with_pairs_where_they_are_free():

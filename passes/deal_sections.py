@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from ir.arrays import Array
 from ir.module import Module
@@ -16,6 +15,7 @@ from ir.stages import Placed, Sectioned
 from passes.base import Context, Pass, check
 from passes.order_sections import metric_kind
 from passes.place import contiguous_crossbars, interleaved_crossbars, place
+from passes.solvers.assignment import assign
 from passes.solvers.features import Metric
 from passes.sort_sections import reorder
 
@@ -24,10 +24,11 @@ from passes.sort_sections import reorder
 class DealSections(Pass):
     """Gives every section its crossbar and step; layers follow each other in dependency order.
 
-    A layer's path is cut into equal runs, one per crossbar it uses.  With ``assign`` an assignment problem
-    decides which crossbar takes which run and in which direction, so that the change of layer is
-    cheap; a layer with fewer sections than crossbars takes those that suit it best and leaves the others.
-    Two rounds are made, because the last layer meets the first one of the next inference.
+    A layer's path is cut into equal runs, one per crossbar it uses.  With ``assign`` an assignment problem,
+    solved by auction to within a quarter of a cell per run, decides which crossbar takes which run and in which
+    direction, so that the change of layer is cheap; a layer with fewer sections than crossbars takes those that
+    suit it best and leaves the others.  Two rounds are made, because the last layer meets the first one of the
+    next inference.
 
     Options:
         method: ``contiguous``: run i to crossbar i; ``interleaved``: section i to crossbar i mod crossbars;
@@ -110,13 +111,16 @@ def _assign_runs(
     runs = len(cuts) - 1
     # content of another cell format cannot be compared: such crossbars are all alike
     known = sorted(c for c, content in held.items() if content.shape == metric.rows.shape[1:])
-    cost = np.zeros((runs, crossbars), np.int64)
+    cost = np.zeros((runs, crossbars), np.int32)
     turned = np.zeros((runs, crossbars), np.bool_)
+    longest = int(np.diff(cuts).max())
     if known:
         content = np.stack([held[c] for c in known])
 
         def block(part: slice) -> tuple[slice, Array, Array]:
             heads = metric.between(metric.rows[cuts[:-1][part]], content)
+            if longest == 1:
+                return part, heads, np.zeros(heads.shape, np.bool_)
             tails = metric.between(metric.rows[cuts[1:][part] - 1], content)
             return part, np.minimum(heads, tails), tails < heads
 
@@ -125,7 +129,7 @@ def _assign_runs(
             turned[part, known] = back
         foreign = [c for c in held if held[c].shape != metric.rows.shape[1:]]
         cost[:, foreign] = int(cost[:, known].mean())
-    _, bars = linear_sum_assignment(cost)
+    bars = assign(cost)
     return bars, turned[np.arange(runs), bars]
 
 

@@ -55,20 +55,39 @@ def count_words(words: Any, driven: Any, shift: int, columns: int, bits: int, ou
 
 
 @njit(cache=True, nogil=True)
+def _l1_to(x: Any, rows: Any, n: int, out: Any) -> None:
+    """L1 distances of ``x`` to ``rows[:n]``; four rows at a time and differences in 8 bits, which vectorises."""
+    width = x.shape[0]
+    whole = n - n % 4
+    for j in range(0, whole, 4):
+        r0, r1, r2, r3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
+        d0, d1, d2, d3 = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
+        for k in range(width):
+            v = x[k]
+            d0 += np.int32(np.uint8(max(v, r0[k]) - min(v, r0[k])))
+            d1 += np.int32(np.uint8(max(v, r1[k]) - min(v, r1[k])))
+            d2 += np.int32(np.uint8(max(v, r2[k]) - min(v, r2[k])))
+            d3 += np.int32(np.uint8(max(v, r3[k]) - min(v, r3[k])))
+        out[j], out[j + 1], out[j + 2], out[j + 3] = d0, d1, d2, d3
+    for j in range(whole, n):
+        r0, d0 = rows[j], np.int32(0)
+        for k in range(width):
+            d0 += np.int32(np.uint8(max(x[k], r0[k]) - min(x[k], r0[k])))
+        out[j] = d0
+
+
+@njit(cache=True, nogil=True)
 def l1_matrix(features: Any, members: Any) -> Any:
     """``[n, n]`` uint16 L1 distances between the listed rows of ``features``."""
     n = members.shape[0]
-    width = features.shape[1]
+    rows = features[members]
     out = np.zeros((n, n), np.uint16)
+    line = np.zeros(n, np.int32)
     for i in range(n):
-        a = features[members[i]]
+        _l1_to(rows[i], rows, i, line)
         for j in range(i):
-            b = features[members[j]]
-            total = np.int32(0)
-            for k in range(width):
-                total += abs(np.int32(a[k]) - np.int32(b[k]))
-            out[i, j] = total
-            out[j, i] = total
+            out[i, j] = line[j]
+            out[j, i] = line[j]
     return out
 
 
@@ -77,11 +96,7 @@ def l1_between(a: Any, b: Any) -> Any:
     """``[n, m]`` int32 L1 distances between the rows of ``a`` and of ``b``."""
     out = np.zeros((a.shape[0], b.shape[0]), np.int32)
     for i in range(a.shape[0]):
-        for j in range(b.shape[0]):
-            total = np.int32(0)
-            for k in range(a.shape[1]):
-                total += abs(np.int32(a[i, k]) - np.int32(b[j, k]))
-            out[i, j] = total
+        _l1_to(a[i], b, b.shape[0], out[i])
     return out
 
 

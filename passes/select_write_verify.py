@@ -29,8 +29,9 @@ class SelectWriteVerify(Pass):
             ``second-moment``: that of the gradient (``xbc sensitivity --loss empirical``); ``magnitude`` of
             the weight; ``random``.
         fraction: of all weights, 0..1.
-        variance: what a programming error does to a weight: ``layer``: it is a share of the layer's largest
-            weight, so the score is S * max|W|**2; ``equal``: the same in every layer, the score is S alone.
+        variance: what a programming error does to a weight: ``layer``: it is a share of the largest weight
+            that has the same scale (of the layer; of the output where scales are per output), so the score
+            is S * max|W|**2; ``equal``: the same in every layer, the score is S alone.
         slices: verify only this many high-order cells of a selected weight (of each number of a differential
             pair); 0: all of them.
     """
@@ -80,8 +81,8 @@ class SelectWriteVerify(Pass):
                     f"select-write-verify: the sensitivities have {found} for layer {layer.name!r} of shape "
                     f"{list(layer.body.shape)}: they belong to another model"
                 )
-            weight = float(_magnitudes(layer).max(initial=0)) ** 2 if self.variance == "layer" else 1.0
-            out[layer.name] = values * np.float32(weight)
+            weight = _full_scale(layer) ** 2 if self.variance == "layer" else np.float32(1)
+            out[layer.name] = values * weight
         return out
 
     def _sensitivities(self, context: Context) -> dict[str, Array]:
@@ -151,6 +152,12 @@ def select(module: Module, scores: dict[str, Array], fraction: float) -> dict[st
         out[layer.name] = chosen[start:stop].reshape(layer.body.shape)
         start = stop
     return out
+
+
+def _full_scale(layer: Layer) -> Array:
+    """``[1, 1]`` or, where every output has a scale of its own, ``[outputs, 1]``: the largest weight of each scale."""
+    axis = 1 if len(layer.at(Placed).scale) > 1 else None
+    return np.asarray(_magnitudes(layer).max(axis=axis, keepdims=True, initial=0))
 
 
 def _magnitudes(layer: Layer) -> Array:

@@ -20,7 +20,9 @@ from passes.select_write_verify import SelectWriteVerify, select, verify_mask
 PLACE = "quantize{bits=4},encode-signs,slice-bits,form-sections,deal-sections"
 
 
-def placed(shapes, seed=0, encoding="driver", bits_per_cell=1, outputs_per_section=1, values=None):
+def placed(
+    shapes, seed=0, encoding="driver", bits_per_cell=1, outputs_per_section=1, values=None, quantize=None
+):
     rng = np.random.default_rng(seed)
     layers = []
     for i, shape in enumerate(shapes):
@@ -33,7 +35,10 @@ def placed(shapes, seed=0, encoding="driver", bits_per_cell=1, outputs_per_secti
         "t", rows=4, columns=columns, bits_per_cell=bits_per_cell, crossbars=2, encoding=encoding,
         outputs_per_section=outputs_per_section,
     )  # fmt: skip
-    return run_pipeline(Module("m", target, tuple(layers)), parse_pipeline(PLACE)).module
+    return run_pipeline(
+        Module("m", target, tuple(layers)),
+        parse_pipeline(PLACE if quantize is None else PLACE.replace("quantize{bits=4}", quantize)),
+    ).module
 
 
 def flagged(module):
@@ -125,6 +130,16 @@ def test_variance_weighs_by_the_largest_weight_of_a_layer():
     assert equal["l0"].all()
     assert not equal["l1"].any()
     assert layer["l1"].all()  # an error there is ten times as large
+
+
+def test_variance_weighs_by_the_largest_weight_of_an_output_with_a_scale_of_its_own():
+    values = [np.array([[1.0, 0.1], [10.0, 0.1]], np.float32)]
+    s = {"l0": np.array([[5.0, 4.0], [1.0, 0.5]], np.float32)}
+    for granularity, first in (("tensor", True), ("channel", False)):
+        module = placed([(2, 2)], values=values, quantize=f"quantize{{bits=4,granularity={granularity}}}")
+        hit = flagged(SelectWriteVerify(fraction=0.5).run(module, Context(data={"sensitivities": s})))["l0"]
+        assert hit[0].all() == first
+        assert hit[1].all() != first  # an error there is ten times as large, if it has its own scale
 
 
 def test_methods_without_sensitivities():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,6 +20,7 @@ from ir.errors import XbcError
 from ir.module import Module
 from passes.base import Progress
 from xbc.update.accumulator import FRACTION_BITS, check_threshold
+from xbc.update.graph import check_same_graph
 from xbc.update.plan import LayerUpdate, as_measured, check_same_network, update_module
 
 ACCUMULATORS: Final = "accumulators"
@@ -95,6 +97,7 @@ def update_program(
     imported = import_model(Path(model), old.target)
     _check_scales(module, imported.module)
     check_same_network(module, imported.module)
+    check_same_graph(onnx.load_from_string(old.host_bytes()), imported.host)
     before = _end_state(old, replay, progress)
     if measured is not None:
         from xbc.chip.readback import read_levels

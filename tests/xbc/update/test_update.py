@@ -240,6 +240,10 @@ def test_other_networks_are_refused(tmp_path):
     model.graph.initializer[1].CopyFrom(numpy_helper.from_array(w2[:9].copy(), "w2"))
     onnx.save(model, tmp_path / "narrow.onnx")
     refused("has weights", tmp_path / "narrow.onnx")
+    model = onnx.load(first)
+    model.graph.node[1].op_type = "Sigmoid"
+    onnx.save(model, tmp_path / "sigmoid.onnx")
+    refused("is a Sigmoid, where the deployed one has a Relu", tmp_path / "sigmoid.onnx")
     with pytest.raises(XbcError, match="itself"):
         update_program(tmp_path / "a.xbc", first, tmp_path / "a.xbc")
     with pytest.raises(XbcError):

@@ -38,7 +38,8 @@ def command(
 
     Rescaling moves positive factors through ReLUs, pooling and residual sums from layer to layer until all
     layers share one full scale as far as the sums allow; 'quantize{scale=uniform}' then loses little. Both
-    transforms are checked by onnxruntime on the data, or on random inputs.
+    transforms are checked by onnxruntime on the data, or on random inputs: a model that computes something else
+    is not written.
 
     \b
     Examples:
@@ -52,7 +53,7 @@ def command(
 
     from ir.errors import XbcError
     from xbc.frontend import import_model
-    from xbc.rescale.proof import largest_difference
+    from xbc.rescale.proof import check_same_function
     from xbc.rescale.scaling import rescale_model, spread
     from xbc.rescale.unipolar import unipolar_model
     from xbc.sensitivity.diagonal import data_port
@@ -85,7 +86,7 @@ def command(
         if not all(shape):
             raise XbcError(f"rescale: the input is {port}: give --data, so that the result can be checked")
         given = np.random.default_rng(0).standard_normal(shape).astype(port.dtype)
-    facts["largest_difference"] = largest_difference(imported, changed, given)
+    facts["largest_difference"] = check_same_function(imported, changed, given)
     facts["checked_on"] = len(given)
     half = output.with_name(output.name + ".part")
     try:

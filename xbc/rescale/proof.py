@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 
 from ir.arrays import Array
+from ir.errors import XbcError
 from xbc.frontend import Imported, host_with_weights, module_tensors
 from xbc.sensitivity.diagonal import data_port
 
 BATCH = 32
+TOLERANCE: Final = {"float32": 1e-3, "float64": 1e-3}
+"""Largest difference over the largest output that rounding explains, by the type of the weights."""
+COARSE: Final = 3e-2
+"""The same where weights have 16 bits."""
 
 
 def _session(model: onnx.ModelProto) -> ort.InferenceSession:
@@ -29,9 +36,27 @@ def largest_difference(imported: Imported, changed: onnx.ModelProto, x: Array) -
     for start in range(0, len(x), size):
         feed = {port.name: x[start : start + size].astype(port.dtype)}
         for a, b in zip(original.run(None, feed), other.run(None, feed), strict=True):
+            if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+                return float("inf")
+            a, b = np.where(np.isfinite(a), a, 0), np.where(np.isfinite(b), b, 0)
             worst = max(worst, float(np.abs(a - b).max(initial=0)))
             peak = max(peak, float(np.abs(a).max(initial=0)))
     return worst / peak if peak else worst
+
+
+def check_same_function(imported: Imported, changed: onnx.ModelProto, x: Array) -> float:
+    """The largest difference of ``largest_difference``.
+
+    Raises: XbcError when it is more than float rounding.
+    """
+    found = largest_difference(imported, changed, x)
+    allowed = min((TOLERANCE.get(x.origin.dtype, COARSE) for x in imported.module.layers), default=COARSE)
+    if not found <= allowed:
+        raise XbcError(
+            f"rescale: onnxruntime finds that the transformed model computes something else: on {len(x)} samples "
+            f"its outputs differ by up to {found:.2g} of their peak, rounding explains {allowed:g}; nothing is written"
+        )
+    return found
 
 
 def tensor_peaks(imported: Imported, names: list[str], x: Array) -> dict[str, float]:

@@ -10,7 +10,7 @@ scales can become depends on the residual sums, and is the solution of a linear 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -23,6 +23,7 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.stages import Float
 from xbc.frontend import Imported, host_with_weights, module_tensors
+from xbc.frontend.read import walk_graphs
 
 Balance = Literal["weights", "activations", "both"]
 
@@ -92,6 +93,14 @@ def spread(values: Mapping[str, float]) -> float:
     return max(values.values()) / min(values.values()) if values else 1.0
 
 
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    """Every tensor name that a body reads or returns, bodies inside it included."""
+    for inner in walk_graphs(graph):
+        for node in inner.node:
+            yield from node.input
+        yield from (o.name for o in inner.output)
+
+
 @dataclass
 class _Factors:
     """The ties between tensors' factors, as a union-find over tensor names."""
@@ -104,6 +113,7 @@ class _Factors:
     norms: list[int] = field(default_factory=list)
     layer_norms: list[int] = field(default_factory=list)
     barriers: dict[int, list[int]] = field(default_factory=dict)
+    tied: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Reads the graph."""
@@ -133,12 +143,20 @@ class _Factors:
         for other in names[1:]:
             self.parent[self.find(other)] = self.find(names[0])
 
-    def _data(self, node: onnx.NodeProto) -> list[str]:
-        """Inputs that are computed, without shapes, axes and other integers."""
-        first = 1 if node.op_type not in ("Add", "Sub", "Sum", "Concat", "Max", "Min") else len(node.input)
-        return [n for n in list(node.input)[:first] if n and n not in self.constants]
+    def _data(self, node: onnx.NodeProto) -> list[int]:
+        """Places of the inputs that the output is made of: not shapes, axes, indices."""
+        return list(range(len(node.input) if node.op_type in ("Add", "Sub", "Sum", "Concat") else 1))
+
+    def _tie_node(self, at: int, node: onnx.NodeProto) -> None:
+        """One factor for all that is computed; constants among the inputs are scaled by it."""
+        self.tied.add(at)
+        computed = [node.input[i] for i in self._data(node) if node.input[i] not in self.constants]
+        self._tie([*computed, *(n for n in node.output if n)])
 
     def _read(self, at: int, node: onnx.NodeProto) -> None:
+        for attribute in node.attribute:  # what the bodies of a control flow read cannot carry a factor
+            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                self.fixed.update(_names(body))
         mapped = self.by_node.get(node.name, [])
         if node.op_type in ("Conv", "Gemm", "MatMul") and len(mapped) == 1 and mapped[0].origin.operand == 1:
             free = node.op_type != "Gemm" or len(node.input) < 3 or node.input[2] in self.constants
@@ -152,11 +170,8 @@ class _Factors:
             self.layer_norms.append(at)
             self.barriers[at] = [0]
             return
-        if node.op_type in ("Add", "Sub") or self._zero_pad(node):
-            self._tie([*self._data(node), node.output[0]])
-            return
-        if node.op_type in HOMOGENEOUS:
-            self._tie([*self._data(node), *(n for n in node.output if n)])
+        if node.op_type in ("Add", "Sub") or node.op_type in HOMOGENEOUS or self._zero_pad(node):
+            self._tie_node(at, node)
             return
         if node.op_type in SHAPE_ONLY:
             return
@@ -252,14 +267,16 @@ class _Factors:
                 for operand in range(1, len(node.input)):
                     if node.input[operand]:
                         self._scale(node, operand, 1 / self.factor(logs, node.output[0]))
-            elif node.op_type in ("Add", "Sub"):
-                for operand, name in enumerate(node.input):
-                    if name in self.constants:
+            elif at in self.tied:
+                for operand in self._data(node):
+                    if node.input[operand] in self.constants:
                         self._scale(node, operand, 1 / self.factor(logs, node.output[0]))
         return self._gains(logs)
 
     def _scale(self, node: onnx.NodeProto, operand: int, by: float) -> None:
         """Gives the node its own scaled copy of a constant operand."""
+        if by == 1:
+            return
         old = numpy_helper.to_array(self.constants[node.input[operand]])
         name = f"{node.name or node.output[0]}.rescaled.{operand}"
         self.graph.initializer.append(numpy_helper.from_array((old * by).astype(old.dtype), name))

@@ -12,7 +12,7 @@ W, so at equal bits the step is up to twice as coarse.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -22,6 +22,11 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.stages import Float
 from xbc.frontend import Imported, host_with_weights, module_tensors
+
+SPLIT_TAKES_SIZES: Final = 13
+"""First opset in which Split has the sizes as an input; before, they are an attribute."""
+GEMM_WITHOUT_BIAS: Final = 11
+"""First opset in which Gemm may have no third input."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ def unipolar_model(imported: Imported) -> Unipolar:
     model = host_with_weights(host, tensors)
     nodes = {node.name: node for node in model.graph.node}
     held = {t.name: t for t in model.graph.initializer}
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
     made, found, left = [], [], {}
     for layer in imported.module.layers:
         if not isinstance(layer.body, Float):
@@ -65,15 +71,19 @@ def unipolar_model(imported: Imported) -> Unipolar:
             left[layer.name] = f"a {layer.origin.op_type} has no place for a reference column"
         elif layer.origin.groups > 1:
             left[layer.name] = "a grouped convolution would need a reference column in every group"
+        elif any(name and name not in held for name in nodes[layer.origin.node].input[2:]):
+            left[layer.name] = "its bias is computed"
         else:
-            _shift(model.graph, nodes[layer.origin.node], held[layer.origin.tensor], layer)
+            _shift(model.graph, nodes[layer.origin.node], held[layer.origin.tensor], layer, opset)
             made.append(layer.name)
     _sort(model.graph, [node.name for node in imported.host.graph.node])
     del model.graph.value_info[:]
     return Unipolar(model, tuple(made), tuple(found), left)
 
 
-def _shift(graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, layer: Any) -> None:
+def _shift(
+    graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, layer: Any, opset: int
+) -> None:
     weights = numpy_helper.to_array(tensor)
     conv = node.op_type == "Conv"
     flipped = bool(next((a.i for a in node.attribute if a.name == "transB"), 0))
@@ -100,15 +110,18 @@ def _shift(graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProt
     bias = node.input[2] if len(node.input) > 2 else ""
     if bias:
         del node.input[2:]
+        if node.op_type == "Gemm" and opset < GEMM_WITHOUT_BIAS:
+            node.input.append(constant("zero", np.zeros(1, weights.dtype)))
     node.output[0] = f"{stem}.sums"
+    split = helper.make_node(
+        "Split", [node.output[0]], [f"{stem}.main", f"{stem}.reference"], axis=axis, name=f"{stem}.split"
+    )
+    if opset < SPLIT_TAKES_SIZES:
+        split.attribute.append(helper.make_attribute("split", [outputs, 1]))
+    else:
+        split.input.append(constant("sizes", np.array([outputs, 1], np.int64)))
     steps = [
-        helper.make_node(
-            "Split",
-            [node.output[0], constant("sizes", np.array([outputs, 1], np.int64))],
-            [f"{stem}.main", f"{stem}.reference"],
-            axis=axis,
-            name=f"{stem}.split",
-        ),
+        split,
         helper.make_node(
             "Mul",
             [f"{stem}.reference", constant("offset", (low.reshape(tail) / top).astype(weights.dtype))],

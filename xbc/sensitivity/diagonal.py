@@ -142,7 +142,9 @@ def data_port(model: Imported) -> Port:
     held = {t.name for t in model.host.graph.initializer} | {x.origin.tensor for x in model.module.layers}
     found = [value for value in model.host.graph.input if value.name not in held]
     if len(found) != 1:
-        raise XbcError(f"sensitivity: the model has {len(found)} data inputs; models with one are supported")
+        raise XbcError(
+            f"the model has {len(found)} data inputs: sensitivities, rescaling and programming trials need exactly one"
+        )
     kind = found[0].type.tensor_type
     dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
     return Port(found[0].name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name, dims)

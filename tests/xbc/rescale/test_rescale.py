@@ -14,7 +14,7 @@ from ir.stages import Quantized, Sectioned
 from passes.manager import run_pipeline
 from passes.pipeline import parse_pipeline
 from xbc.frontend import import_model
-from xbc.rescale.proof import largest_difference
+from xbc.rescale.proof import check_same_function, largest_difference
 from xbc.rescale.scaling import rescale_model, spread
 from xbc.rescale.unipolar import unipolar_model
 from xbc.targets import load_target
@@ -142,6 +142,95 @@ def test_a_chain_becomes_exactly_uniform_and_survives_few_bits(tmp_path):
     assert min(used) < 15  # without rescaling a uniform scale leaves levels unused
 
 
+def constants_everywhere(path, rng, captured):
+    """Constants in Expand, Concat and Sum on the way of a factor; a control flow that reads a scaled tensor."""
+    weights = {f"w{i}": rng.standard_normal((4, 4)) * 10.0**i for i in range(3)}
+    weights |= {n: rng.standard_normal((1, k, 4)) for n, k in (("token", 1), ("more", 1), ("place", 5))}
+    ints = {"one": np.array([2, 1, 4], np.int64)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["a"], name="first"),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        helper.make_node("Expand", ["token", "one"], ["c"], name="expand"),
+        helper.make_node("Concat", ["c", "b"], ["d"], name="concat", axis=1),
+        helper.make_node("Expand", ["more", "one"], ["e"], name="expand2"),
+        helper.make_node("Concat", ["d", "e"], ["f"], name="concat2", axis=1),
+        helper.make_node("Sum", ["f", "place"], ["g"], name="sum"),
+        helper.make_node("MatMul", ["g", "w1"], ["h"], name="second"),
+        helper.make_node("Relu", ["h"], ["i"], name="relu2"),
+        helper.make_node("MatMul", ["i", "w2"], ["y"], name="third"),
+    ]  # fmt: skip
+    if captured:
+        inner = [helper.make_node("Add", ["b", "b"], ["twice"])], [helper.make_node("Exp", ["b"], ["twice"])]
+        out = helper.make_tensor_value_info("twice", TensorProto.FLOAT, [2, 3, 4])
+        bodies = [helper.make_graph(n, "body", [], [out]) for n in inner]
+        nodes.append(helper.make_node("If", ["flag"], ["z"], name="if", then_branch=bodies[0], else_branch=bodies[1]))
+    ports = (("y", 5), ("z", 3))[: 1 + captured]
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, k, 4]) for n, k in ports]
+    constants = [numpy_helper.from_array(w.astype(np.float32), n) for n, w in weights.items()]
+    constants += [numpy_helper.from_array(v, n) for n, v in (ints | {"flag": np.array(False)}).items()]
+    x = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, 4])]
+    graph = helper.make_graph(nodes, "net", x, outputs, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
+    return path
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_constants_on_the_way_are_scaled_and_bodies_read_the_true_tensor(tmp_path, captured):
+    rng = np.random.default_rng(0)
+    imported = import_model(constants_everywhere(tmp_path / "m.onnx", rng, captured), TARGET)
+    x = rng.standard_normal((2, 3, 4)).astype(np.float32)
+    done = rescale_model(imported)
+    onnx.checker.check_model(done.model)
+    assert check_same_function(imported, done.model, x) < 1e-5
+    assert spread(done.after) < (11 if captured else 1.001)  # without: 100
+    assert spread(done.before) > 50
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 18])
+def test_reference_columns_in_every_opset(tmp_path, opset):
+    rng = np.random.default_rng(0)
+    shapes = {"c": (3, 2, 3, 3), "cb": (3,), "m": (48, 5), "n": (5, 4), "nb": (4,)}
+    constants = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    nodes = [
+        helper.make_node("Conv", ["x", "c", "cb"], ["a"], name="conv"),
+        helper.make_node("Flatten", ["a"], ["b"], name="flatten"),
+        helper.make_node("Gemm", ["b", "m", "bias"], ["d"], name="gemm"),
+        helper.make_node("Gemm", ["d", "n", "nb"], ["y"], name="last", beta=0.5),
+    ]
+    ports = [("x", [2, 2, 6, 6]), ("y", [2, 4])]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in ports)
+    nodes.insert(2, helper.make_node("ReduceMax", ["b"], ["bias"], name="max", keepdims=1))
+    tensors = [numpy_helper.from_array(v.astype(np.float32), n) for n, v in constants.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "net", [x], [y], tensors), opset_imports=[helper.make_opsetid("", opset)], ir_version=8
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    imported = import_model(tmp_path / "m.onnx", TARGET)
+    done = unipolar_model(imported)
+    onnx.checker.check_model(done.model)
+    assert check_same_function(imported, done.model, rng.standard_normal((2, 2, 6, 6)).astype(np.float32)) < 1e-5
+    assert done.made == ("conv", "last")
+    assert done.left == {"gemm": "its bias is computed"}
+
+
+def test_another_function_is_refused():
+    imported = import_model(MODELS / "digits_cnn.onnx", TARGET)
+    x = np.random.default_rng(0).random((4, 1, 8, 8)).astype(np.float32)
+    changed = rescale_model(imported).model
+    for tensor in changed.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.ndim == 4:
+            tensor.CopyFrom(numpy_helper.from_array(values * np.float32(1.1), tensor.name))
+    with pytest.raises(XbcError, match="computes something else"):
+        check_same_function(imported, changed, x)
+    for tensor in changed.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.ndim == 4:
+            tensor.CopyFrom(numpy_helper.from_array(values * np.float32(np.nan), tensor.name))
+    with pytest.raises(XbcError, match="by up to inf"):
+        check_same_function(imported, changed, x)
+
+
 def test_keep_unipolar_takes_layers_without_a_negative_code(tmp_path):
     imported = import_model(MODELS / "digits_cnn.onnx", TARGET)
     onnx.save(unipolar_model(imported).model, tmp_path / "u.onnx")
@@ -173,7 +262,8 @@ def test_real_models(shared_data, model):
     imported = import_model(shared_data / "models" / f"{model}.onnx", TARGET)
     shape = [d.dim_value for d in imported.host.graph.input[0].type.tensor_type.shape.dim][1:]
     x = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
-    done = rescale_model(imported, balance="both", calibration=x)
-    assert largest_difference(imported, done.model, x) < 1e-4
+    for balance in ("weights", "activations", "both"):
+        done = rescale_model(imported, balance=balance, calibration=x)
+        assert largest_difference(imported, done.model, x) < 1e-4
     assert spread(done.after) < spread(done.before)
     assert largest_difference(imported, unipolar_model(imported).model, x) < 1e-3

@@ -43,6 +43,8 @@ INVARIANTS: Final = {
     "output-group": "the outputs of one section belong to one group",
     "input-range": "section inputs are inputs of the layer's group, or -1 for a don't-care row",
     "input-twice": "no input stands twice in one section",
+    "row-gating": "outputs of single rows need row gating and gather routing of the target, and one column group",
+    "row-output": "a driven row's output is one of the layer's, another's -1; the section names the lowest",
     "rank": "ranks are not negative",
     "polarity": "polarity is +1 or -1 in split sections, 0 in all others",
     "weight-missing": "every weight is placed (split: a weight that is not 0 in a section of its sign)",

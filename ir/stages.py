@@ -144,12 +144,16 @@ class Sectioned(Sliced):
             where the row is don't care.  All outputs of a section share it.
         rank: ``[sections]`` int32, which cut of its output(s) a section is (0 = first).
         polarity: ``[sections]`` int8; +1/-1: split sections hold the weights of that sign; 0 otherwise.
+        row_outputs: None, or (scope=layer: row gating, one column group) ``[sections, rows]`` int32 output of
+            each row, ``UNUSED`` where the row is don't care.  A section is then read once for each of its
+            outputs, with that output's rows driven; ``outputs`` names the lowest of them.
     """
 
     outputs: Array
     inputs: Array
     rank: Array
     polarity: Array
+    row_outputs: Array | None = None
 
     @property
     def sections(self) -> int:
@@ -170,11 +174,25 @@ class Sectioned(Sliced):
         """``[sections, rows]`` bool: rows that hold weights."""
         return np.asarray(self.inputs[part] >= 0)
 
+    def weight_outputs(self, part: slice = slice(None)) -> Array:
+        """``[sections, 1, G]`` or, row by row, ``[sections, rows, 1]``: output of the weights, ``UNUSED``: none."""
+        if self.row_outputs is None:
+            return np.asarray(self.outputs[part][:, None, :])
+        return np.asarray(self.row_outputs[part][:, :, None])
+
+    def read_phases(self, part: slice = slice(None)) -> Array:
+        """``[sections]`` int64: reads that one product takes per slice of the input: 1, or one per output."""
+        if self.row_outputs is None:
+            return np.ones(self.outputs[part].shape[0], np.int64)
+        ordered = np.sort(self.row_outputs[part], axis=1)
+        fresh = np.diff(ordered, axis=1, prepend=UNUSED) != 0
+        return np.asarray((fresh & (ordered >= 0)).sum(axis=1))
+
     def section_codes(self, part: slice = slice(None)) -> Array:
         """``[sections, rows, G]`` signed codes wanted in the cells; 0 in don't-care rows, empty groups and,
         for split sections, where the weight has the other sign."""
         outputs, inputs = self.outputs[part], self.inputs[part]
-        codes = self.codes[np.maximum(outputs, 0)[:, None, :], np.maximum(inputs, 0)[:, :, None]]
+        codes = self.codes[np.maximum(self.weight_outputs(part), 0), np.maximum(inputs, 0)[:, :, None]]
         codes[np.broadcast_to(inputs[:, :, None] < 0, codes.shape)] = 0
         if self.group_width > 1:
             codes[np.broadcast_to(outputs[:, None, :] < 0, codes.shape)] = 0
@@ -184,11 +202,11 @@ class Sectioned(Sliced):
         return np.asarray(codes)
 
     def section_offset(self, part: slice = slice(None)) -> Array:
-        """``[sections, 1, G]`` int32 offset of each column group."""
+        """``[sections, 1, G]`` (row by row: ``[sections, rows, 1]``) int32 offset of the weights."""
         if self.offset.shape[0] == 1:
             shape = (self.outputs[part].shape[0], 1, self.group_width)
             return np.broadcast_to(self.offset.reshape(1, 1, 1), shape)
-        return np.asarray(self.offset[np.maximum(self.outputs[part], 0)][:, None, :])
+        return np.asarray(self.offset[np.maximum(self.weight_outputs(part), 0)])
 
     def wanted_words(self, part: slice = slice(None)) -> Array:
         """``[sections, rows, G]`` words that represent the codes exactly; 0 in don't-care rows."""
@@ -208,7 +226,7 @@ class Sectioned(Sliced):
         if self.encoding != "driver":
             return np.ones(inputs.shape, np.int8)
         codes = self.section_codes(part)[:, :, 0]
-        odd = ((inputs ^ self.outputs[part][:, :1]) & 1).astype(np.bool_) & (inputs >= 0)
+        odd = ((inputs ^ self.weight_outputs(part)[:, :, 0]) & 1).astype(np.bool_) & (inputs >= 0)
         return np.where((codes < 0) | (odd & (codes == 0)), np.int8(-1), np.int8(1))
 
 
@@ -262,10 +280,17 @@ class Programmed(Placed):
         for start in range(0, self.sections, chunk):
             part = slice(start, start + chunk)
             codes = self.stored_codes(part)
-            outputs = np.maximum(self.outputs[part], 0)[:, None, :]
+            outputs = np.maximum(self.weight_outputs(part), 0)
             inputs = np.maximum(self.inputs[part], 0)[:, :, None]
             np.add.at(effective, (outputs, inputs), codes)
         return effective
+
+
+def lowest_outputs(row_outputs: Array) -> Array:
+    """``[sections, 1]`` int32: what ``outputs`` is for sections with an output for each row."""
+    top = np.iinfo(np.int32).max
+    lowest = np.where(row_outputs >= 0, row_outputs, top).min(axis=1, initial=top)
+    return np.where(lowest < top, lowest, UNUSED).astype(np.int32)[:, None]
 
 
 STAGES: tuple[type[Body], ...] = (Float, Quantized, Encoded, Sliced, Sectioned, Placed, Programmed)

@@ -128,15 +128,15 @@ def _check_limits(body: Programmed, found: Findings) -> None:
 
     def violated(part: slice) -> Array:
         codes = body.stored_codes(part)
-        column = np.maximum(body.outputs[part], 0)
-        beyond = (codes < lower[column][:, None, :]) | (codes > upper[column][:, None, :])
+        column = np.maximum(body.weight_outputs(part), 0)
+        beyond = (codes < lower[column]) | (codes > upper[column])
         beyond &= (body.inputs[part] >= 0)[:, :, None] & (body.outputs[part] >= 0)[:, None, :]
         return np.asarray(beyond)
 
     hit = first_hit(body.sections, body.rows * body.group_width, violated)
     if hit:
         s, r, g = hit.index
-        o, i = int(body.outputs[s, g]), int(body.inputs[s, r])
+        o, i = int(body.weight_outputs()[s, r if body.row_outputs is not None else 0, g]), int(body.inputs[s, r])
         code = int(body.stored_codes(slice(s, s + 1))[0, r, g])
         _outside(found, o, i, code, lower[o], upper[o], f" in section {s}, row {r}{hit.more}")
 

@@ -27,6 +27,7 @@ _ARRAYS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "inputs": (("int32",), ("sections", "rows")),
     "rank": (("int32",), ("sections",)),
     "polarity": (("int8",), ("sections",)),
+    "row_outputs": (("int32",), ("sections", "rows")),
     "crossbar": (("int32",), ("sections",)),
     "step": (("int64",), ("sections",)),
     "stored": (("word",), ("sections", "rows", "G")),

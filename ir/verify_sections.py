@@ -8,7 +8,7 @@ import numpy as np
 
 from ir.arrays import Array
 from ir.invariants import Findings, chunks, first_hit
-from ir.stages import Sectioned
+from ir.stages import Sectioned, lowest_outputs
 from ir.target import Target
 
 
@@ -26,6 +26,8 @@ def check_sections(body: Sectioned, groups: int, target: Target, found: Findings
     sound = _check_polarity(body, found)
     sound = _check_outputs(body, groups, found) and sound
     sound = _check_inputs(body, found) and sound
+    if body.row_outputs is not None:
+        sound = _check_row_outputs(body, body.row_outputs, target, found) and sound
     if not sound:
         return
     if target.routing == "block":
@@ -101,6 +103,40 @@ def _check_inputs(body: Sectioned, found: Findings) -> bool:
     s, r = hit.index
     found.add("input-range", f"section {s}, row {r} takes input {inputs[s, r]} of {limit}{hit.more}")
     return False
+
+
+def _check_row_outputs(body: Sectioned, outputs: Array, target: Target, found: Findings) -> bool:
+    """Whether the outputs of single rows are in range; also that the target can read such sections."""
+    needs = {
+        "row_gating = true": target.row_gating,
+        "routing = 'gather'": target.routing == "gather",
+        "sections of one column group": body.group_width == 1,
+    }
+    for need, met in needs.items():
+        if not met:
+            found.add("row-gating", f"sections with an output for each row need {need}")
+            return False
+    limit = body.shape[0]
+    hit = first_hit(
+        body.sections,
+        body.rows,
+        lambda part: (outputs[part] >= limit) | ((outputs[part] >= 0) != (body.inputs[part] >= 0)),
+    )
+    if hit:
+        s, r = hit.index
+        what = f"takes input {body.inputs[s, r]} for output {outputs[s, r]} of {limit}"
+        found.add("row-output", f"section {s}, row {r} {what}{hit.more}")
+        return False
+
+    hit = first_hit(body.sections, body.rows, lambda part: body.outputs[part] != lowest_outputs(outputs[part]))
+    if hit:
+        s = hit.index[0]
+        found.add(
+            "row-output",
+            f"section {s} names output {body.outputs[s, 0]}, the lowest of its rows is another{hit.more}",
+        )
+        return False
+    return True
 
 
 def _check_block(body: Sectioned, found: Findings) -> None:
@@ -187,15 +223,15 @@ def _places(body: Sectioned, sign: int) -> Iterator[tuple[Array, int]]:
     """
     width, nowhere = body.shape[1], body.codes.size
     for part in chunks(body.sections, body.rows):
-        inputs, outputs = body.inputs[part], body.outputs[part]
+        inputs, outputs, of_rows = body.inputs[part], body.outputs[part], body.weight_outputs(part)
         if sign:
             chosen = body.polarity[part] == sign
-            inputs, outputs = inputs[chosen], outputs[chosen]
+            inputs, outputs, of_rows = inputs[chosen], outputs[chosen], of_rows[chosen]
         idle = inputs < 0
         driven = body.rows - np.count_nonzero(idle, axis=1)
         any_idle = bool(idle.any())
         for g in range(body.group_width):
-            flat = outputs[:, g, None].astype(np.intp) * width + inputs
+            flat = of_rows[:, :, g].astype(np.intp) * width + inputs
             if any_idle:
                 flat[idle] = nowhere
             empty = outputs[:, g] < 0
@@ -210,7 +246,7 @@ def _find_twice(body: Sectioned, sign: int, found: Findings) -> None:
         ordered = np.sort(body.inputs[part], axis=1)
         return np.asarray(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1))
 
-    hit = first_hit(body.sections, body.rows, repeated)
+    hit = first_hit(body.sections, body.rows, repeated) if body.row_outputs is None else None
     if hit:
         s = hit.index[0]
         values, counts = np.unique(body.inputs[s][body.inputs[s] >= 0], return_counts=True)
@@ -223,10 +259,13 @@ def _find_twice(body: Sectioned, sign: int, found: Findings) -> None:
         np.add.at(counts, flat, 1)
     twice = counts[:-1] > 1
     output, value = (int(i) for i in np.unravel_index(int(twice.argmax()), body.shape))
-    holding = (body.outputs == output).any(axis=1) & (body.inputs == value).any(axis=1)
+    if body.row_outputs is None:
+        holding = ((body.outputs == output).any(axis=1) & (body.inputs == value).any(axis=1)).astype(np.int64)
+    else:
+        holding = ((body.row_outputs == output) & (body.inputs == value)).sum(axis=1)
     if sign:
-        holding &= body.polarity == sign
-    first, second = np.flatnonzero(holding)[:2]
+        holding *= body.polarity == sign
+    first, second = np.repeat(np.arange(body.sections), holding)[:2]
     count = int(np.count_nonzero(twice))
     found.add(
         "weight-twice",

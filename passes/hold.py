@@ -111,9 +111,9 @@ def _hold_format(
         grade = graded[layer.name]
         weight[part] = lambda_ * PACKED * (1.0 if fine else grade.mean)
         if fine:
-            rows_of = np.broadcast_to(grade.outputs, body.shape[:1])[np.maximum(body.outputs, 0)]
+            rows_of = np.broadcast_to(grade.outputs, body.shape[:1])[np.maximum(body.weight_outputs(), 0)]
             columns_of = np.broadcast_to(grade.inputs, body.shape[1:])[np.maximum(body.inputs, 0)]
-            at = rows_of[:, None, :] * columns_of[:, :, None]
+            at = rows_of * columns_of[:, :, None]
             care[part] = np.repeat(at, len(shape.shifts), axis=2).reshape(body.sections, count)
     held = wanted.copy()
     forced = _run(

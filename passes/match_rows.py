@@ -260,12 +260,16 @@ def permute_rows(body: Placed, place: Array) -> Placed:
     """The table with item i of every section in row ``place[s, i]``."""
     driven = body.driven()
     order = np.argsort(~driven, axis=1, kind="stable")
-    items = np.take_along_axis(body.inputs, order, axis=1)
     valid = np.arange(body.rows)[None, :] < driven.sum(1)[:, None]
-    inputs = np.full_like(body.inputs, UNUSED)
-    section = np.broadcast_to(np.arange(body.sections)[:, None], items.shape)
-    inputs[section[valid], place[valid]] = items[valid]
-    return body.lower(Placed, inputs=inputs)
+    section = np.broadcast_to(np.arange(body.sections)[:, None], body.inputs.shape)
+
+    def moved(array: Array) -> Array:
+        out = np.full_like(array, UNUSED)
+        out[section[valid], place[valid]] = np.take_along_axis(array, order, axis=1)[valid]
+        return out
+
+    of_rows = None if body.row_outputs is None else moved(body.row_outputs)
+    return body.lower(Placed, inputs=moved(body.inputs), row_outputs=of_rows)
 
 
 def closing_loads(pairs: Pairs, runs: list[tuple[int, Array]]) -> list[Array]:

@@ -134,8 +134,9 @@ def outside_limits(body: Placed, words: Array) -> Array:
     for start in range(0, body.sections, chunk):
         part = slice(start, start + chunk)
         codes = held.stored_codes(part)
-        limits = body.limits[np.maximum(body.outputs[part], 0)] if len(body.limits) > 1 else body.limits[None]
-        outside[part] = (codes < limits[:, None, :, 0]) | (codes > limits[:, None, :, 1])
+        own = np.maximum(body.weight_outputs(part), 0)
+        limits = body.limits[own if len(body.limits) > 1 else np.zeros_like(own)]
+        outside[part] = (codes < limits[..., 0]) | (codes > limits[..., 1])
     return outside
 
 

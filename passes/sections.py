@@ -103,7 +103,8 @@ def sections_from_order(body: Sliced, blocks: Array, order: Array, target: Targe
         if body.encoding == "split":
             inputs, outputs, rank = (np.repeat(a, 2, axis=0) for a in (inputs, outputs, rank))
             polarity = np.tile(np.array([1, -1], np.int8), len(rank) // 2)
-    return body.lower(Sectioned, outputs=outputs, inputs=inputs, rank=rank, polarity=polarity)
+    fields = {"outputs": outputs, "inputs": inputs, "rank": rank, "polarity": polarity}
+    return body.lower(Sectioned, row_outputs=None, **fields)
 
 
 def natural_sections(layer: Layer, target: Target) -> Sectioned:

@@ -113,7 +113,7 @@ class SelectWriteVerify(Pass):
         for start in range(0, body.sections, chunk):
             part = slice(start, start + chunk)
             outputs, inputs = body.outputs[part], body.inputs[part]
-            hit = selected[np.maximum(outputs, 0)[:, None, :], np.maximum(inputs, 0)[:, :, None]]
+            hit = selected[np.maximum(body.weight_outputs(part), 0), np.maximum(inputs, 0)[:, :, None]]
             hit &= (inputs >= 0)[:, :, None] & (outputs >= 0)[:, None, :]
             verify[part] = hit * mask
         return body.lower(Programmed, stored=stored, verify=verify)

@@ -12,7 +12,8 @@ from ir.errors import XbcError
 from ir.module import Layer, Module
 from ir.stages import Sectioned, Sliced
 from ir.target import Target
-from passes.base import Context, Pass
+from passes.base import Context, Pass, check
+from passes.flat_sections import check_gating, flat_sections
 from passes.sections import Cut, group_width, natural_sections, output_blocks, sections_from_order
 
 RANK_FROM = 6000
@@ -32,9 +33,11 @@ class SortSections(Pass):
     Options:
         by: ``magnitude`` or signed ``value``, largest first.
         cut: ``rank``: consecutive runs of the sorted weights; ``stratified``: every k-th weight, so that
-            every section holds the whole distribution of its output; ``auto``, layer by layer: rank where an
+            every section holds the whole distribution of its output; ``auto``, layer by layer: rank where a
             layer has very many sections and each crossbar sees many of them (rank sections are alike inside a
-            layer, stratified ones across layers).
+            layer, stratified ones across layers), always stratified with scope=layer.
+        max-outputs: outputs whose weights share sections at most, 0: all of the layer (scope=layer only).  Fewer
+            need fewer reads, more make the sections more alike.
     """
 
     name: ClassVar[str] = "sort-sections"
@@ -43,6 +46,10 @@ class SortSections(Pass):
 
     by: Literal["magnitude", "value"] = "magnitude"
     cut: Literal["auto", "rank", "stratified"] = "auto"
+    max_outputs: int = 0
+
+    def __post_init__(self) -> None:
+        check(self.max_outputs >= 0, f"sort-sections: max-outputs = {self.max_outputs} must not be negative")
 
     def run(self, module: Module, context: Context) -> Module:
         """Re-forms the sections of every layer."""
@@ -54,9 +61,22 @@ class SortSections(Pass):
         layers = []
         for i, layer in enumerate(module.layers):
             context.progress("sort-sections", i, len(module.layers))
-            cut = best_cut(layer.at(Sectioned), module.target) if self.cut == "auto" else self.cut
-            layers.append(layer.with_body(sorted_sections(layer, module.target, self.by, cut)))
+            layers.append(layer.with_body(self._sorted(layer, module.target)))
         return module.with_layers(layers)
+
+    def _sorted(self, layer: Layer, target: Target) -> Sectioned:
+        body = layer.at(Sectioned)
+        if body.row_outputs is not None:
+            check_gating(self.name, target)
+            cut: Cut = "stratified" if self.cut == "auto" else self.cut
+            return by_rank(flat_sections(layer, target, self.by, cut, self.max_outputs))
+        check(
+            not self.max_outputs,
+            f"sort-sections: max-outputs = {self.max_outputs}, but the sections of layer {layer.name!r} hold one "
+            f"output each: use form-sections{{scope=layer}}",
+        )
+        cut = best_cut(body, target) if self.cut == "auto" else self.cut
+        return sorted_sections(layer, target, self.by, cut)
 
 
 def best_cut(body: Sectioned, target: Target) -> Cut:
@@ -90,7 +110,8 @@ def by_rank(body: Sectioned) -> Sectioned:
 def reorder(body: Sectioned, order: Array) -> Sectioned:
     """The table with its rows in ``order`` (a permutation of the sections)."""
     fields = {name: getattr(body, name)[order] for name in ("outputs", "inputs", "rank", "polarity")}
-    return body.lower(Sectioned, **fields)
+    of_rows = None if body.row_outputs is None else body.row_outputs[order]
+    return body.lower(Sectioned, row_outputs=of_rows, **fields)
 
 
 def _keys(body: Sliced, blocks: Array, by: str) -> Array:

@@ -11,7 +11,7 @@ from ir.module import Layer, Module
 from ir.stages import Placed, Programmed, Sectioned
 from ir.target import Target
 from passes.counting import count_module, natural_module
-from xbc.schedule.costs import write_costs
+from xbc.schedule.costs import read_costs, write_costs
 
 
 def count_all(module: Module) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def count_all(module: Module) -> dict[str, Any]:
         "wear": wear,
         "lifetime_inferences": module.target.endurance / wear["max"] if wear["max"] else None,
         "row_map_bytes": row_map_bytes(module),
+        "reads": read_facts(module),
         "unmapped": [
             {"node": u.node, "op_type": u.op_type, "weights": u.weights, "reason": u.reason}
             for u in module.unmapped
@@ -71,8 +72,8 @@ def row_map_bytes(module: Module) -> int:
     """Bytes of the row -> input maps that the hardware has to hold.
 
     A section whose driven rows take consecutive inputs needs its first input only; any other needs one
-    index per driven row.  An index of a layer with n inputs takes ceil(log2 n) bits; each layer is rounded
-    up to bytes.
+    index per driven row.  An index of a layer with n inputs takes ceil(log2 n) bits; where rows have outputs of
+    their own, every driven row also holds its output's index.  Each layer is rounded up to bytes.
     """
     return sum(_layer_map_bytes(layer.at(Sectioned)) for layer in module.layers)
 
@@ -86,7 +87,37 @@ def _layer_map_bytes(body: Sectioned) -> int:
         driven = inputs >= 0
         run = np.all(~driven | (inputs - inputs[:, :1] == np.arange(body.rows)), axis=1) & driven[:, 0]
         indices += int(np.where(run, 1, driven.sum(axis=1)).sum())
-    return -(-indices * index_bits // 8)
+    bits = indices * index_bits
+    if body.row_outputs is not None:
+        bits += int(np.count_nonzero(body.row_outputs >= 0)) * max(1, (body.shape[0] - 1).bit_length())
+    return -(-bits // 8)
+
+
+def read_facts(module: Module) -> dict[str, Any]:
+    """What computing with the sections takes: ``phases`` reads of the whole table per product and input slice.
+
+    ``per_inference`` counts them for every product (layers whose number of products the model does not say count
+    one).  ``time_ns`` is that of the plain loader: the loads of a step are read together, steps follow each
+    other; writes are not in it.  A section is read once, or with scope=layer once for each of its outputs.
+    """
+    phases = per_inference = 0
+    energy, steps, times = 0.0, [np.zeros(0, np.int64)], [np.zeros(0)]
+    for layer in module.layers:
+        body, products = layer.at(Placed), layer.origin.products or 1
+        reads = body.read_phases()
+        columns = (body.outputs >= 0).sum(axis=1) * body.cells.columns
+        pj, ns = read_costs(module.target, body.driven().sum(axis=1), columns, reads)
+        phases += int(reads.sum())
+        per_inference += int(reads.sum()) * products
+        energy += float(pj.sum()) * products
+        steps.append(body.step)
+        times.append(ns * products)
+    return {
+        "phases": phases,
+        "per_inference": per_inference,
+        "energy_pj": energy,
+        "time_ns": _by_step(np.concatenate(steps), np.concatenate(times)),
+    }
 
 
 def write_cost(
@@ -105,6 +136,13 @@ def write_cost(
     if not len(step):
         return 0.0, 0.0
     energy, duration = write_costs(target, set_, reset, set_verified, reset_verified)
+    return float(energy.sum()), _by_step(step, duration)
+
+
+def _by_step(step: Array, duration: Array) -> float:
+    """Sum over the steps of the longest duration in each."""
+    if not len(step):
+        return 0.0
     order = np.argsort(step, kind="stable")
     starts = np.flatnonzero(np.diff(step[order], prepend=-1))
-    return float(energy.sum()), float(np.maximum.reduceat(duration[order], starts).sum())
+    return float(np.maximum.reduceat(duration[order], starts).sum())

@@ -19,11 +19,11 @@ from scipy.optimize import linear_sum_assignment
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Layer, Module
-from ir.stages import UNUSED, Programmed
+from ir.stages import UNUSED, Programmed, lowest_outputs
 from ir.target import Target
 
 _FORBIDDEN = 1e6
-_PER_ROW = ("inputs", "stored", "verify")
+_PER_ROW = ("inputs", "stored", "verify", "row_outputs")
 
 
 @dataclass
@@ -35,13 +35,15 @@ class _Table:
     inputs: Array
     stored: Array
     verify: Array | None
+    row_outputs: Array | None
     moved: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(cls, layer: Layer) -> _Table:
         body = layer.at(Programmed)
         verify = None if body.verify is None else body.verify.copy()
-        return cls(layer, body, body.inputs.copy(), body.stored.copy(), verify)
+        of_rows = None if body.row_outputs is None else body.row_outputs.copy()
+        return cls(layer, body, body.inputs.copy(), body.stored.copy(), verify, of_rows)
 
 
 def avoid_faulty(module: Module) -> tuple[Module, dict[str, int]]:
@@ -165,17 +167,15 @@ def _move_out(
         return 0
     body = table.body
     bar, rows = _place(table, s, leaving, by_bar, target)
-    inputs = np.full(body.rows, UNUSED, table.inputs.dtype)
-    stored = np.zeros_like(table.stored[s])
-    verify = None if table.verify is None else np.zeros_like(table.verify[s])
-    inputs[rows], stored[rows] = table.inputs[s, leaving], table.stored[s, leaving]
-    if verify is not None and table.verify is not None:
-        verify[rows] = table.verify[s, leaving]
-    table.moved.append({"of": s, "crossbar": bar, "inputs": inputs, "stored": stored, "verify": verify})
-    table.inputs[s, leaving] = UNUSED
-    table.stored[s, leaving] = 0
-    if table.verify is not None:
-        table.verify[s, leaving] = 0
+    moved: dict[str, Any] = {"of": s, "crossbar": bar}
+    for name in _PER_ROW:
+        array = getattr(table, name)
+        if array is not None:
+            blank = UNUSED if name in ("inputs", "row_outputs") else 0
+            moved[name] = np.full_like(array[s], blank)
+            moved[name][rows] = array[s, leaving]
+            array[s, leaving] = blank
+    table.moved.append(moved)
     return len(leaving) * int(np.count_nonzero(body.outputs[s] >= 0))
 
 
@@ -222,12 +222,7 @@ def _rebuilt(module: Module, tables: list[_Table]) -> Module:
     for table in tables:
         body = table.body
         step = shifted(body.step)
-        changes: dict[str, Any] = {
-            "inputs": table.inputs,
-            "stored": table.stored,
-            "verify": table.verify,
-            "step": step,
-        }
+        changes: dict[str, Any] = {name: getattr(table, name) for name in _PER_ROW} | {"step": step}
         if table.moved:
             of = np.array([m["of"] for m in table.moved])
             last = int(body.step.max())
@@ -247,5 +242,7 @@ def _rebuilt(module: Module, tables: list[_Table]) -> Module:
             changes["crossbar"] = np.concatenate([body.crossbar, bars])
             if body.flip is not None:
                 changes["flip"] = np.concatenate([body.flip, body.flip[of]])
+        if changes["row_outputs"] is not None:
+            changes["outputs"] = lowest_outputs(changes["row_outputs"])
         layers.append(table.layer.with_body(replace(body, **changes)))
     return module.with_layers(layers)

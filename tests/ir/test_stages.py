@@ -12,9 +12,13 @@ bodies = programmed().map(lambda pair: pair[0])
 exact_bodies = programmed(exact=True).map(lambda pair: pair[0])
 
 
+def output_of(body: Sectioned, s: int, r: int, g: int) -> int:
+    return int(body.outputs[s, g] if body.row_outputs is None else body.row_outputs[s, r])
+
+
 def wanted_code(body: Sectioned, s: int, r: int, g: int) -> int:
     """The definition, cell by cell."""
-    output, source = int(body.outputs[s, g]), int(body.inputs[s, r])
+    output, source = output_of(body, s, r, g), int(body.inputs[s, r])
     if output < 0 or source < 0:
         return 0
     code = int(body.codes[output, source])
@@ -41,7 +45,7 @@ def test_section_codes_and_wanted_words(body: Programmed) -> None:
         code = wanted_code(body, s, r, g)
         assert codes[s, r, g] == code
         used = body.outputs[s, g] >= 0 and body.inputs[s, r] >= 0
-        offset = offset_of(body, int(body.outputs[s, g])) if used and body.encoding == "offset" else 0
+        offset = offset_of(body, output_of(body, s, r, g)) if used and body.encoding == "offset" else 0
         expected = body.cells.encode(np.array(code), offset) if used else 0
         assert words[s, r, g] == expected
 
@@ -58,7 +62,7 @@ def test_effective_codes_are_the_sums_over_the_cells(body: Programmed) -> None:
     effective = np.zeros(body.shape, int)
     full = 2**body.bits_per_cell - 1
     for s, r, g in places(body):
-        output, source = int(body.outputs[s, g]), int(body.inputs[s, r])
+        output, source = output_of(body, s, r, g), int(body.inputs[s, r])
         if output < 0 or source < 0:
             continue
         levels = body.cells.levels(body.stored[s, r, g]).astype(int)
@@ -87,6 +91,14 @@ def test_parts_agree_with_the_whole(body: Programmed, data: st.DataObject) -> No
     np.testing.assert_array_equal(body.stored_codes(part), body.stored_codes()[part])
     np.testing.assert_array_equal(body.row_signs(part), body.row_signs()[part])
     np.testing.assert_array_equal(body.driven(part), body.inputs[part] >= 0)
+
+
+@given(bodies)
+def test_read_phases_are_the_outputs_of_a_section(body: Programmed) -> None:
+    phases = body.read_phases()
+    for s in range(body.sections):
+        met = {output_of(body, s, r, 0) for r in range(body.rows) if body.inputs[s, r] >= 0}
+        assert phases[s] == (1 if body.row_outputs is None else len(met))
 
 
 def test_split_keeps_the_most_negative_code() -> None:

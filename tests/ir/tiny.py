@@ -90,6 +90,25 @@ def section_table(
     }
 
 
+def gated_table(codes: np.ndarray, encoding: str, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """As ``section_table``, from the shuffled weights of the whole layer: every row has an output of its own."""
+    flat = [int(i) for i in rng.permutation(codes.size)]
+    lists = [(flat, 0)]
+    if encoding == "split":
+        positive = [i for i in flat if codes.reshape(-1)[i] >= 0]
+        lists = [(positive, 1), ([i for i in flat if i not in positive], -1)]
+    table = [(s, rank, sign) for taken, sign in lists for rank, s in enumerate(cut(taken, rows, rng))]
+    weights = np.array([t[0] for t in table], np.int32)
+    of_rows = np.where(weights >= 0, weights // codes.shape[1], UNUSED).astype(np.int32)
+    return {
+        "outputs": np.array([[min(o for o in row if o >= 0)] for row in of_rows.tolist()], np.int32),
+        "inputs": np.where(weights >= 0, weights % codes.shape[1], UNUSED).astype(np.int32),
+        "rank": np.array([t[1] for t in table], np.int32),
+        "polarity": np.array([t[2] for t in table], np.int8),
+        "row_outputs": of_rows,
+    }
+
+
 @st.composite
 def programmed(
     draw: st.DrawFn, exact: bool = False, first_step: int = 0, crossbars: int = 3
@@ -119,7 +138,10 @@ def programmed(
         offset=offset,
         bits_per_cell=cells.bits_per_cell,
     )
-    sectioned = sliced.lower(Sectioned, **section_table(codes, cells.encoding, groups, width, rows, rng))
+    if width == 1 and draw(st.booleans()):
+        sectioned = sliced.lower(Sectioned, **gated_table(codes, cells.encoding, rows, rng))
+    else:
+        sectioned = sliced.lower(Sectioned, **section_table(codes, cells.encoding, groups, width, rows, rng))
     load = np.arange(sectioned.sections)
     placed = sectioned.lower(
         Placed, crossbar=(load % crossbars).astype(np.int32), step=first_step + load // crossbars
@@ -169,7 +191,7 @@ def modules(draw: st.DrawFn) -> Module:
     edges = tuple((a.name, b.name) for a, b in pairwise(layers))
     target = Target(
         draw(names), rows=4, columns=128, bits_per_cell=4, crossbars=3, encoding="split",
-        endurance=draw(st.floats(1e-3, 1e30)), description=draw(names),
+        row_gating=True, endurance=draw(st.floats(1e-3, 1e30)), description=draw(names),
     )  # fmt: skip
     unmapped = tuple(Unmapped(f"n{i}", draw(names), i, draw(names)) for i in range(draw(st.integers(0, 2))))
     return Module(draw(names), target, tuple(layers), edges, Host(file=draw(names)), unmapped)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ir import UNUSED, Sectioned, XbcError, check_module
+from ir import UNUSED, Programmed, Sectioned, XbcError, check_module
 from passes.sections import cut_outputs, output_blocks
 from tests.passes.small import assert_each_weight_once, compiled, module, random_codes, target
 
@@ -161,3 +161,92 @@ def test_cut_outputs_with_extra_sections(lengths, rows, cut, extra):
 
 def test_output_blocks_by_hand():
     assert output_blocks(6, 2, 2).tolist() == [[0, 1], [2, UNUSED], [3, 4], [5, UNUSED]]
+
+
+LAYER = FORM + "{scope=layer}"
+FLAT_SORTS = ["", *(f",sort-sections{{by={by},cut={cut},max-outputs={most}}}" for by in ("magnitude", "value")
+                    for cut in ("rank", "stratified", "auto") for most in (0, 1, 2))]  # fmt: skip
+
+
+@st.composite
+def gated_layers(draw):
+    """A module of one coded layer on a small chip with row gating."""
+    encoding = draw(st.sampled_from(["driver", "split", "differential", "offset", "twos-complement"]))
+    groups = draw(st.integers(1, 3))
+    chip = target(rows=draw(st.integers(1, 5)), columns=16, encoding=encoding, row_gating=True, crossbars=2)
+    shape = groups * draw(st.integers(1, 4)), draw(st.integers(1, 12))
+    return module([random_codes(np.random.default_rng(draw(st.integers(0, 2**32 - 1))), shape, 4)], chip, groups)
+
+
+@given(given_module=gated_layers(), sort=st.sampled_from(FLAT_SORTS))
+def test_the_flattened_layer_is_cut_whole(given_module, sort):
+    done = compiled(LAYER + sort, given_module)
+    check_module(done)
+    body = done.layers[0].at(Sectioned)
+    places = np.zeros((*body.shape, 3), int)
+    for s in range(body.sections):
+        for r in np.flatnonzero(body.inputs[s] >= 0):
+            places[body.row_outputs[s, r], body.inputs[s, r], body.polarity[s] + 1] += 1
+    assert (places.sum(axis=2) == 1).all()
+    most = int(sort.partition("max-outputs=")[2].rstrip("}") or 0)
+    if most:
+        assert body.read_phases().max() <= most
+
+
+@given(given_module=gated_layers(), sort=st.sampled_from(FLAT_SORTS))
+def test_the_flattened_layer_computes_the_same(given_module, sort):
+    text = f"{LAYER}{sort},order-sections,deal-sections,match-rows,reprogram"
+    done = compiled(text, given_module)
+    check_module(done)
+    body = done.layers[0].at(Programmed)
+    np.testing.assert_array_equal(body.effective_codes(), body.codes)
+
+
+def test_flattened_sections_are_alike_and_few():
+    rng = np.random.default_rng(3)
+    chip = target(rows=16, row_gating=True)
+    flat = compiled(LAYER + ",sort-sections", module([random_codes(rng, (12, 40))], chip)).layers[0].at(Sectioned)
+    own = compiled(FORM + ",sort-sections", module([random_codes(rng, (12, 40))], chip)).layers[0].at(Sectioned)
+    assert flat.sections == 30
+    assert own.sections == 36
+    spread = [np.sort(np.abs(b.section_codes()[:, :, 0]), axis=1).std(axis=0).mean() for b in (flat, own)]
+    assert spread[0] < spread[1] / 1.5
+
+
+def test_weights_of_equal_size_stay_with_their_output():
+    chip = target(rows=2, row_gating=True)
+    body = compiled(LAYER + ",sort-sections", module([np.ones((4, 4), int)], chip)).layers[0].at(Sectioned)
+    assert body.read_phases().tolist() == [1] * 8
+    assert body.outputs[:, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_flattened_sections_in_natural_order_by_hand():
+    chip = target(rows=4, row_gating=True)
+    body = compiled(LAYER, module([np.arange(9).reshape(3, 3)], chip)).layers[0].at(Sectioned)
+    assert body.row_outputs.tolist() == [[0, 0, 0, 1], [1, 1, 2, 2], [2, UNUSED, UNUSED, UNUSED]]
+    assert body.inputs.tolist() == [[0, 1, 2, 0], [1, 2, 0, 1], [2, UNUSED, UNUSED, UNUSED]]
+    assert body.outputs.tolist() == [[0], [1], [2]]
+    assert body.read_phases().tolist() == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "has row_gating = false: set row_gating=true or use scope=output"),
+        ({"row_gating": True, "routing": "block"}, "has routing = 'block': set routing=gather"),
+        (
+            {"row_gating": True, "outputs_per_section": 2, "encoding": "split"},
+            "has outputs_per_section = 2: set outputs_per_section=1",
+        ),
+    ],
+)
+def test_targets_that_cannot_gate_rows_are_refused(fields, words):
+    with pytest.raises(XbcError, match=words):
+        compiled(LAYER, module([np.ones((2, 2), int)], target(**fields)))
+
+
+def test_max_outputs_needs_the_flattened_layer():
+    with pytest.raises(XbcError, match=r"hold one output each: use form-sections\{scope=layer\}"):
+        compiled(FORM + ",sort-sections{max-outputs=4}", module([np.ones((2, 2), int)], target()))
+    with pytest.raises(XbcError, match="max-outputs = -1 must not be negative"):
+        compiled(FORM + ",sort-sections{max-outputs=-1}", module([np.ones((2, 2), int)], target()))

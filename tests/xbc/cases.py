@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from passes.pipeline import LEVELS
 from xbc.backend import Program
 from xbc.compiler import compile_model
 
@@ -17,6 +18,7 @@ MODELS = Path(__file__).parents[2] / "models"
 CHIPS = {
     "gather": ("gather-128", {"crossbars": 3, "rows": 64}),
     "pairs": ("rram-64", {"crossbars": 5}),
+    "gated": ("gather-128", {"crossbars": 3, "rows": 64, "row_gating": True}),
     "offset": ("isaac-128", {"crossbars": 2, "rows": 30, "columns": 26, "outputs_per_section": 3}),
 }
 
@@ -63,8 +65,13 @@ class Case:
         return images
 
 
+def pipeline(name: str) -> str:
+    """Text of the passes for one of the chips."""
+    return LEVELS[1].replace("form-sections", "form-sections{scope=layer}") if name == "gated" else LEVELS[1]
+
+
 def compiled(name: str, folder: Path) -> Case:
     """The digits LSTM on one of the chips."""
     target, settings = CHIPS[name]
-    compile_model(MODELS / "digits_lstm.onnx", folder, target=target, settings=settings, level=1)
+    compile_model(MODELS / "digits_lstm.onnx", folder, target=target, settings=settings, pipeline=pipeline(name))
     return Case(folder)

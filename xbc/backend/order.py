@@ -14,7 +14,7 @@ from ir.module import Module
 from ir.stages import Programmed
 
 _PER_SECTION = (
-    "outputs", "inputs", "rank", "polarity", "crossbar", "step", "stored", "flip", "verify",
+    "outputs", "inputs", "rank", "polarity", "row_outputs", "crossbar", "step", "stored", "flip", "verify",
 )  # fmt: skip
 
 

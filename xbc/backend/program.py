@@ -18,7 +18,7 @@ from ir.layout import Layout
 from ir.module import Module
 from ir.target import Target
 from xbc.backend.manifest import file_faults, read_manifest
-from xbc.backend.tables import HOST, MANIFEST, MODULE, SCHEMAS, file_of
+from xbc.backend.tables import HOST, MANIFEST, MODULE, PER_ROW, SCHEMAS, file_of
 
 _MAX_GROUP = 1 << 26
 """Values of one column in one row group that a reader is willing to decode."""
@@ -64,6 +64,7 @@ class LayerRow:
     bits: int
     bits_per_cell: int
     outputs_per_section: int
+    scope: str
     columns_per_weight: int
     cell_weights: tuple[int, ...]
     quantized_bits: int
@@ -72,6 +73,11 @@ class LayerRow:
     zero_point: Array
     offset: Array
     predecessors: tuple[int, ...]
+
+    @property
+    def gated(self) -> bool:
+        """Whether every row of a section has an output of its own."""
+        return self.scope == PER_ROW
 
     @property
     def layout(self) -> Layout:

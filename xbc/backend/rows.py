@@ -12,7 +12,16 @@ import numpy as np
 from ir.arrays import Array
 from ir.module import Module
 from ir.stages import Programmed
-from xbc.backend.tables import GROUP_VALUES, SCHEMAS, file_of, list_column, open_table, table_of
+from xbc.backend.tables import (
+    GROUP_VALUES,
+    PER_OUTPUT,
+    PER_ROW,
+    SCHEMAS,
+    file_of,
+    list_column,
+    open_table,
+    table_of,
+)
 
 
 def layer_rows(module: Module) -> dict[str, list[Any]]:
@@ -46,6 +55,7 @@ def layer_rows(module: Module) -> dict[str, list[Any]]:
             "bits": body.stored_bits,
             "bits_per_cell": body.bits_per_cell,
             "outputs_per_section": body.group_width,
+            "scope": PER_OUTPUT if body.row_outputs is None else PER_ROW,
             "columns_per_weight": body.cells.columns,
             "cell_weights": body.cells.cell_weights.tolist(),
             "quantized_bits": body.bits,
@@ -61,7 +71,7 @@ def layer_rows(module: Module) -> dict[str, list[Any]]:
 
 
 def _per_group(values: Array, outputs: Array, dtype: Any) -> Array:
-    """Per-output values of each column group; 0 where the group is empty."""
+    """Per-output values of each column group (or row); 0 where it is empty."""
     spread = values[np.maximum(outputs, 0)] if len(values) > 1 else values
     return np.where(outputs >= 0, spread, 0).astype(dtype)
 
@@ -152,17 +162,18 @@ def section_piece(
     flip = None if body.flip is None else body.flip[part]
     held = stored if flip is None else stored ^ flip[:, None, :]
     inexact = ((held != wanted) & driven).any(axis=(1, 2))
+    listed = outputs if body.row_outputs is None else body.row_outputs[part]
     return {
         "section": np.arange(section, section + n, dtype=np.int32),
         "layer": np.full(n, layer, np.int32),
         "index": np.arange(part.start, part.stop, dtype=np.int32),
         "rank": body.rank[part],
         "polarity": body.polarity[part],
-        "outputs": outputs,
+        "outputs": listed,
         "inputs": body.inputs[part],
         "signs": body.row_signs(part) if body.encoding == "driver" else None,
-        "scale": _per_group(body.scale, outputs, np.float32),
-        "offset": _per_group(body.offset, outputs, np.int32),
+        "scale": _per_group(body.scale, listed, np.float32),
+        "offset": _per_group(body.offset, listed, np.int32),
         "stored": (stored * driven).reshape(n, -1),
         "wanted": ((wanted * driven).reshape(n, -1), inexact) if inexact.any() else None,
         "flip": None if flip is None else (flip, np.asarray(flip.any(axis=1))),

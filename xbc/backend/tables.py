@@ -13,12 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FORMAT: Final = "xbc-program"
-VERSION: Final = 1
+VERSION: Final = 2
 
 MANIFEST: Final = "manifest.json"
 MODULE: Final = "program.xir"
 MODULE_ARRAYS: Final = "program.arrays"
 HOST: Final = "host.onnx"
+
+PER_OUTPUT, PER_ROW = "output", "layer"
+"""Scopes of a layer: its sections list an output per column group, or an output per row (row gating)."""
 
 EVERY, FIRST_ONLY, LATER_ONLY = 0, 1, 2
 """Phases of a write: in every inference, only in the first from blank cells, only in the later ones."""
@@ -55,6 +58,7 @@ SCHEMAS: Final[dict[str, Any]] = {
             ("bits", pa.int32()),
             ("bits_per_cell", pa.int32()),
             ("outputs_per_section", pa.int32()),
+            ("scope", pa.string()),
             ("columns_per_weight", pa.int32()),
             ("cell_weights", _list(pa.int64())),
             ("quantized_bits", pa.int32()),

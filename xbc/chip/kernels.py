@@ -61,7 +61,7 @@ def run_loads(
     verify: Any, layer: Any, polarity: Any, inputs: Any, inputs_at: Any, outputs: Any, outputs_at: Any,
     signs: Any, signs_at: Any, stored: Any, stored_at: Any, wanted: Any, wanted_at: Any, flip: Any,
     flip_at: Any, offset: Any,
-    columns_of: Any, bits_of: Any, weights_of: Any, inputs_of: Any, base_of: Any,
+    columns_of: Any, bits_of: Any, weights_of: Any, inputs_of: Any, base_of: Any, gated_of: Any,
     top: int, faulty: Any, first: Any, later: Any, wear: Any, stamp: Any, codes: Any, placed: Any,
     counts: Any, image_first: Any, image_later: Any, findings: Any, used: Any,
 ) -> None:  # fmt: skip
@@ -69,7 +69,8 @@ def run_loads(
 
     Per load ``i``: ``crossbar[i]``, writes ``write_at[i] .. write_at[i + 1]`` of ``row .. verify``, and its
     section: ``layer[i]``, ``polarity[i]`` and entries ``x_at[i] .. x_at[i + 1]`` of its lists ``x``.
-    Per layer: cells per weight, bits per cell, ``[layers, 32]`` cell weights, inputs, start in ``codes``.
+    Per layer: cells per weight, bits per cell, ``[layers, 32]`` cell weights, inputs, start in ``codes``,
+    whether its sections list an output for each row.
     ``first``, ``later``, ``wear``, ``faulty``: ``[crossbars, rows, columns]``.  ``stamp [rows, columns]``
     marks the cells that a load wrote; ``codes`` and ``placed`` collect all layers' weights;
     ``counts [n, len(COUNTS)]``; ``image_* [n, rows, columns]`` take the crossbar after each load.
@@ -78,7 +79,8 @@ def run_loads(
     for i in range(crossbar.shape[0]):
         c, this = crossbar[i], load + i
         n_rows = inputs_at[i + 1] - inputs_at[i]
-        groups = outputs_at[i + 1] - outputs_at[i]
+        gated = gated_of[layer[i]]
+        groups = 1 if gated else outputs_at[i + 1] - outputs_at[i]
         per_weight, bits = columns_of[layer[i]], bits_of[layer[i]]
         last_cell, last_phase = -1, -1
         for w in range(write_at[i], write_at[i + 1]):
@@ -95,7 +97,7 @@ def run_loads(
                 r >= n_rows
                 or inputs[inputs_at[i] + r] < 0
                 or group >= groups
-                or outputs[outputs_at[i] + group] < 0
+                or (not gated and outputs[outputs_at[i] + group] < 0)
             ):
                 _note(findings, used, UNUSED_CELL, this, c, r, k, 0, 0)
             if old == new:
@@ -127,7 +129,8 @@ def run_loads(
             if source < 0:
                 continue
             for g in range(groups):
-                sink = outputs[outputs_at[i] + g]
+                listed = outputs_at[i] + (r if gated else g)
+                sink = outputs[listed]
                 if sink < 0:
                     continue
                 driven += per_weight
@@ -149,7 +152,7 @@ def run_loads(
                     elif stamp[r, k] != this:
                         counts[i, 2 if level == ((target >> shift) & mask) else 3] += 1
                     code += weights_of[layer[i], d] * (level ^ ((turned >> shift) & mask))
-                code -= offset[outputs_at[i] + g]
+                code -= offset[listed]
                 if signed:
                     code *= signs[signs_at[i] + r]
                 elif polarity[i] != 0:

@@ -151,7 +151,7 @@ def _disturb(
     polarity: Any,
     inputs: Any, inputs_at: Any, outputs: Any, outputs_at: Any, signs: Any, signs_at: Any, flip: Any,
     flip_at: Any,
-    columns_of: Any, bits_of: Any, weights_of: Any, f_bar: Any, f_row: Any, f_column: Any, f_found: Any,
+    columns_of: Any, bits_of: Any, weights_of: Any, gated_of: Any, f_bar: Any, f_row: Any, f_column: Any, f_found: Any,
     delta: Any,
     healed: Any, stuck: bool, bar_at: Any, out: Any, used: int,
 ) -> int:  # fmt: skip
@@ -172,7 +172,11 @@ def _disturb(
             per = columns_of[layer[i]]
             group, digit = f_column[f] // per, f_column[f] % per
             source = inputs[inputs_at[i] + f_row[f]]
-            if source < 0 or group >= outputs_at[i + 1] - outputs_at[i] or outputs[outputs_at[i] + group] < 0:
+            if gated_of[layer[i]]:
+                groups, listed = 1, outputs_at[i] + f_row[f]
+            else:
+                groups, listed = outputs_at[i + 1] - outputs_at[i], outputs_at[i] + group
+            if source < 0 or group >= groups or outputs[listed] < 0:
                 continue
             change = weights_of[layer[i], digit] * delta[f]
             if (
@@ -185,7 +189,7 @@ def _disturb(
             elif polarity[i] != 0:
                 change *= polarity[i]
             if used < out.shape[0]:
-                out[used, 0], out[used, 1] = layer[i], outputs[outputs_at[i] + group]
+                out[used, 0], out[used, 1] = layer[i], outputs[listed]
                 out[used, 2], out[used, 3] = source, change
             used += 1
     return used
@@ -208,6 +212,7 @@ def follow(program: Program, deviations: Deviations, stuck: bool = False) -> Eff
         weights_of[i, : len(layer.cell_weights)] = layer.cell_weights
     columns_of = np.array([layer.columns_per_weight for layer in program.layers], np.int64)
     bits_of = np.array([layer.bits_per_cell for layer in program.layers], np.int64)
+    gated_of = np.array([layer.gated for layer in program.layers], np.bool_)
     loads, after = program.total("loads"), deviations.load + 1
     changes = [np.zeros((0, 4), np.int64)]
     disturb: Any = _disturb  # its list arguments come packed
@@ -230,7 +235,7 @@ def follow(program: Program, deviations: Deviations, stuck: bool = False) -> Eff
                         part.crossbar, part.write_at, part.row, part.column, part.after.astype(np.int64),
                         part.phase,
                         skipped_phase(inference), block["layer"][here], block["polarity"][here], *lists,
-                        columns_of, bits_of, weights_of, bar, row, column, found, *state, stuck, bar_at, out,
+                        columns_of, bits_of, weights_of, gated_of, bar, row, column, found, *state, stuck, bar_at, out,
                         0,
                     )  # fmt: skip
                     if used <= room:

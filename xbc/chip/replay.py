@@ -140,6 +140,7 @@ class _Run:
         self.columns_of = np.array([layer.columns_per_weight for layer in layers], np.int64)
         self.bits_of = np.array([layer.bits_per_cell for layer in layers], np.int64)
         self.inputs_of = np.array([layer.inputs for layer in layers], np.int64)
+        self.gated_of = np.array([layer.gated for layer in layers], np.bool_)
         self.weights_of = np.zeros((len(layers), 32), np.int64)
         for i, layer in enumerate(layers):
             weights = cell_weights(layer.encoding, layer.bits, layer.bits_per_cell)
@@ -234,7 +235,7 @@ class _Run:
             signs.offsets[at], stored.values, stored.offsets[at], wanted.values, wanted.offsets[at],
             flip.values, flip.offsets[at],
             block["offset"].values, self.columns_of, self.bits_of, self.weights_of, self.inputs_of,
-            self.base_of, 2**self.target.bits_per_cell - 1, self.first.faulty, self.first.levels,
+            self.base_of, self.gated_of, 2**self.target.bits_per_cell - 1, self.first.faulty, self.first.levels,
             self.later.levels, self.wear, self.stamp, self.codes, self.placed, self.counts[a:b], images[0],
             images[1], notes, used,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.target import Target
 from xbc.backend.program import Block, LayerRow, Lists, Program
-from xbc.backend.tables import file_of
+from xbc.backend.tables import PER_OUTPUT, PER_ROW, file_of
 from xbc.chip.encodings import SIGNED_ROWS, SIGNED_SECTIONS, cell_weights
 from xbc.chip.problems import Broken, Problem
 
@@ -74,6 +74,10 @@ def _layer_faults(i: int, layer: LayerRow, target: Target) -> Iterator[str]:
         yield "has a size below 1"
     if layer.encoding == SIGNED_ROWS and layer.outputs_per_section != 1:
         yield "has signs in the row driver and more than one output per section"
+    if layer.scope not in (PER_OUTPUT, PER_ROW):
+        yield f"has scope {layer.scope!r}"
+    if layer.gated and (layer.outputs_per_section != 1 or not target.row_gating or target.routing != "gather"):
+        yield "has an output for each row, which needs one output per section, row gating and gather routing"
     if layer.outputs_per_section * len(weights) > target.columns:
         yield f"needs {layer.outputs_per_section * len(weights)} columns, the target has {target.columns}"
     if layer.outputs * layer.inputs > layer.sections * target.rows * layer.outputs_per_section:
@@ -173,6 +177,7 @@ def check_sections(program: Program, block: Block, start: int) -> None:
     rows = block["inputs"].lengths
     first((rows < 1) | (rows > target.rows), f"does not have 1 to {target.rows} rows")
     _check_lengths(block, layer, layers, groups, rows, first)
+    _check_row_outputs(block, layer, layers, first)
     signed = np.array([row.encoding == SIGNED_SECTIONS for row in layers])[layer]
     first(
         np.where(signed, np.abs(block["polarity"]) != 1, block["polarity"] != 0),
@@ -209,10 +214,12 @@ def _check_lengths(
     block: Block, layer: Array, layers: tuple[LayerRow, ...], groups: Array, rows: Array, first: Any
 ) -> None:
     driver = np.array([row.encoding == SIGNED_ROWS for row in layers])[layer]
+    gated = np.array([row.gated for row in layers])[layer]
+    listed = np.where(gated, rows, groups)
     for name, length in (
-        ("outputs", groups),
-        ("scale", groups),
-        ("offset", groups),
+        ("outputs", listed),
+        ("scale", listed),
+        ("offset", listed),
         ("stored", rows * groups),
     ):
         first(block[name].missing | (block[name].lengths != length), f"has a list {name} of the wrong length")
@@ -225,6 +232,19 @@ def _check_lengths(
     for name, length in (("wanted", rows * groups), ("flip", groups)):
         lists: Lists = block[name]
         first(lists.lengths != np.where(lists.missing, 0, length), f"has a list {name} of the wrong length")
+
+
+def _check_row_outputs(block: Block, layer: Array, layers: tuple[LayerRow, ...], first: Any) -> None:
+    """Where every row has an output of its own: just the driven rows have one."""
+    gated = np.array([row.gated for row in layers])[layer]
+    if not gated.any():
+        return
+    outputs, inputs = block["outputs"], block["inputs"]
+    with_output = outputs.values[np.repeat(gated, outputs.lengths)] >= 0
+    driven = inputs.values[np.repeat(gated, inputs.lengths)] >= 0
+    bad = np.zeros(len(inputs.values), np.bool_)
+    bad[np.repeat(gated, inputs.lengths)] = with_output != driven
+    first(_any_in(inputs, bad), "has a row with an output and no input, or with an input and no output")
 
 
 def _any_in(lists: Lists, bad: Array) -> Array:

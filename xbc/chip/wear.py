@@ -43,7 +43,9 @@ def _touched(program: backend.Program) -> Any:
         inputs, outputs = block["inputs"], block["outputs"]
         for i in range(len(block["section"])):
             rows = inputs.row(i) >= 0
-            columns = np.repeat(outputs.row(i) >= 0, width[int(block["layer"][i])])
+            layer = int(block["layer"][i])
+            groups = np.ones(1, np.bool_) if program.layers[layer].gated else outputs.row(i) >= 0
+            columns = np.repeat(groups, width[layer])
             used[crossbar[at + i], : len(rows), : len(columns)] |= rows[:, None] & columns
         at += len(block["section"])
     return used

@@ -164,6 +164,11 @@ def print_summary(facts: dict[str, Any]) -> None:
     rest.add_row("lifetime of the worst cell, inferences", console.count(facts["lifetime_inferences"]))
     rest.add_row("energy of writing per inference", console.quantity(facts["energy_pj"], "pJ"))
     rest.add_row("time of writing per inference", console.quantity(facts["time_ns"], "ns"))
+    reads = facts["reads"]
+    rest.add_row("energy of reading per inference", console.quantity(reads["energy_pj"], "pJ"))
+    rest.add_row("time of reading per inference", console.quantity(reads["time_ns"], "ns"))
+    if reads["phases"] != facts["sections"]:
+        rest.add_row("reads per section and product", f"{reads['phases'] / facts['sections']:.1f} (one per output)")
     rest.add_row("row maps in the hardware", console.quantity(facts["row_map_bytes"], "B"))
     rest.add_row("nodes with weights left to the host", console.count(len(facts["unmapped"])))
     for name, value in loss_rows(facts.get("loss")):

@@ -62,10 +62,11 @@ def _section(body: Sectioned, section: int, rows: int) -> dict[str, Any]:
     words: Array = body.stored[part] if isinstance(body, Programmed) else body.wanted_words(part)
     stored = body.stored_codes(part)[0, :rows, 0] if isinstance(body, Programmed) else wanted
     levels = body.cells.levels(words[0, :rows, 0])
+    gated = None if body.row_outputs is None else body.row_outputs[section]
     return {
         "index": section,
         "output": int(body.outputs[section, 0]),
-        "outputs": [int(o) for o in body.outputs[section] if o >= 0],
+        "outputs": [int(o) for o in (body.outputs[section] if gated is None else np.unique(gated)) if o >= 0],
         "rank": int(body.rank[section]),
         "polarity": int(body.polarity[section]),
         "crossbar": int(body.crossbar[section]) if isinstance(body, Placed) else None,
@@ -74,6 +75,7 @@ def _section(body: Sectioned, section: int, rows: int) -> dict[str, Any]:
             {
                 "row": r,
                 "input": int(body.inputs[section, r]) if body.inputs[section, r] >= 0 else None,
+                **({} if gated is None else {"output": int(gated[r]) if gated[r] >= 0 else None}),
                 "code": int(wanted[r]),
                 "stored": int(stored[r]),
                 "cells": "".join(f"{level:x}" for level in levels[r]) if body.inputs[section, r] >= 0 else "",
@@ -144,7 +146,8 @@ _STYLES = {"+": "bold green", "-": "bold red", ".": "dim"}
 
 def _title(section: dict[str, Any]) -> str:
     outputs = section["outputs"]
-    shared = f" (first of {len(outputs)} that share the rows)" if len(outputs) > 1 else ""
+    how = "that have rows of their own" if "output" in section["rows"][0] else "that share the rows"
+    shared = f" (first of {len(outputs)} {how})" if len(outputs) > 1 else ""
     where = "" if section["crossbar"] is None else f", crossbar {section['crossbar']}, step {section['step']}"
     return f"section {section['index']}: output {section['output']}{shared}, rank {section['rank']}{where}"
 

@@ -100,6 +100,11 @@ def _instructions(
 ) -> Iterator[dict[str, Any]]:
     load = chunk.start + i
     layer = program.layers[int(block["layer"][s])]
+    if layer.gated:
+        raise XbcError(
+            f"layer {layer.name!r} has an output for each row (scope=layer), which a MVM of {NAME} cannot say: "
+            f"export another format, or compile with form-sections{{scope=output}}"
+        )
     part = slice(int(chunk.write_at[i]), int(chunk.write_at[i + 1]))
     cells = np.stack([getattr(chunk, name)[part].astype(np.int32) for name in CELL], axis=1)
     yield {"op": "write", "id": 3 * load, "wait": [last_use] if last_use >= 0 else [], "load": load,

@@ -45,7 +45,9 @@ def write_costs(
     return energy, duration
 
 
-def read_costs(target: Target, driven_rows: Array, used_columns: Array) -> tuple[Array, Array]:
+def read_costs(
+    target: Target, driven_rows: Array, used_columns: Array, phases: Array | int = 1
+) -> tuple[Array, Array]:
     """(energy pJ, time ns) of one matrix-vector product of each section, ``[sections]`` float64.
 
     An input of ``converters.input_bits`` bits is applied in ceil(input_bits / dac_bits) reads.  Columns that
@@ -56,12 +58,13 @@ def read_costs(target: Target, driven_rows: Array, used_columns: Array) -> tuple
 
     Args:
         driven_rows, used_columns: ``[sections]`` cells of a section that take part.
+        phases: ``[sections]`` outputs that are read one after the other, each with its own rows driven.
     """
     converters, read = target.converters, target.read
     reads = -(-converters.input_bits // converters.dac_bits)
     turns = np.minimum(used_columns, converters.columns_per_adc)
-    energy = reads * (driven_rows * used_columns * read.cell_pj + used_columns * converters.adc_pj)
-    return energy, reads * np.maximum(read.array_ns, turns * converters.adc_ns)
+    energy = reads * used_columns * (driven_rows * read.cell_pj + phases * converters.adc_pj)
+    return energy, reads * phases * np.maximum(read.array_ns, turns * converters.adc_ns)
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,18 @@ def program_costs(program: Program) -> Costs:
     steady = write_costs(target, loads["set"], loads["reset"], verified[1, 0], verified[1, 1])
     layers = program.layers
     width = np.array([layer.columns_per_weight for layer in layers], np.int64)
-    layer_of, rows, columns = (np.zeros(n, np.int64) for _ in range(3))
+    gated = np.array([layer.gated for layer in layers], np.bool_)
+    layer_of, rows, columns, phases = (np.zeros(n, np.int64) for _ in range(4))
     at = 0
     for block in program.sections():
         part_of = slice(at, at + len(block["section"]))
         layer_of[part_of] = block["layer"]
         rows[part_of] = _used(block["inputs"])
-        columns[part_of] = _used(block["outputs"]) * width[block["layer"]]
+        apart = gated[block["layer"]]
+        columns[part_of] = np.where(apart, 1, _used(block["outputs"])) * width[block["layer"]]
+        phases[part_of] = np.where(apart, _distinct(block["outputs"]), 1)
         at = part_of.stop
-    read = read_costs(target, rows, columns)
+    read = read_costs(target, rows, columns, phases)
     return Costs(
         layer=layer_of,
         crossbar=loads["crossbar"].astype(np.int64),
@@ -131,6 +137,15 @@ def program_costs(program: Program) -> Costs:
         unknown=tuple(layer.name for layer in layers if layer.products is None),
         predecessors=tuple(layer.predecessors for layer in layers),
     )
+
+
+def _distinct(lists: Lists) -> Array:
+    """Different entries of every list, -1 not counted."""
+    owner = np.repeat(np.arange(len(lists)), lists.lengths)
+    order = np.lexsort((lists.values, owner))
+    owner, values = owner[order], lists.values[order]
+    fresh = (np.diff(owner, prepend=-1) != 0) | (np.diff(values, prepend=-2) != 0)
+    return np.bincount(owner[fresh & (values >= 0)], minlength=len(lists))
 
 
 def _used(lists: Lists) -> Array:

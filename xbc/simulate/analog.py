@@ -57,6 +57,8 @@ class AnalogEngine:
         self.factors = self.digital.factors()
         self._plans: dict[Coding, tuple[tuple[Phase, ...], int, Array, tuple[Adc, ...]]] = {}
         self._rest: Array | None = None
+        if self.digital.reads is not None:
+            conductance = self.digital.reads.of_cells(conductance)
         values = self.levels.units(conductance)
         values[~self.body.driven()] = 0
         noise = (conductance * (self.noise / self.levels.step)).astype(np.float32) if self.noise else None

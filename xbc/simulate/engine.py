@@ -21,6 +21,7 @@ from ir.stages import Programmed
 from ir.target import Converters, Target
 from xbc.simulate import engine_kernels as kernels
 from xbc.simulate.converters import Adc, Coding, Phase, adc_for, check_converters, phases
+from xbc.simulate.gated import one_output_reads
 
 EXACT_FLOAT32 = 2**24
 EXACT_FLOAT64 = 2**53
@@ -79,6 +80,8 @@ class IntegerEngine:
         converters: the target's, or a replacement; None: no ADC, column sums are summed as they are.
         calibrated: for ``adc_range = 'calibrated'``: largest sum of each converter class.
         threads: of the compiled loops (BLAS has its own).
+    Fields:
+        body: the section table; where rows have outputs of their own, a section for each read (``reads``).
     """
 
     def __init__(
@@ -87,7 +90,9 @@ class IntegerEngine:
     ) -> None:  # fmt: skip
         """See the class."""
         self.name = layer.name
-        self.body = layer.at(Programmed)
+        whole = layer.at(Programmed)
+        self.reads = one_output_reads(whole)
+        self.body = whole if self.reads is None else self.reads.body
         self.groups = layer.origin.groups
         self.target = target
         self.converters = check_converters(converters or target.converters)

@@ -11,7 +11,7 @@ from ir.arrays import Array
 from ir.cells import CellFormat
 from ir.errors import XbcError
 from ir.module import Layer, Module, Origin
-from ir.stages import UNUSED, Programmed
+from ir.stages import UNUSED, Programmed, lowest_outputs
 from xbc.backend.program import LayerRow, Program
 from xbc.chip import effective_codes
 from xbc.chip.replay import Progress
@@ -63,6 +63,7 @@ class _Table:
     flip: Array
     verify: Array
     section_ids: Array
+    row_outputs: Array | None
 
     @classmethod
     def empty(cls, row: LayerRow, rows: int) -> _Table:
@@ -80,6 +81,7 @@ class _Table:
             flip=np.zeros((n, g), cells.dtype),
             verify=np.zeros((0, rows, g), cells.dtype),
             section_ids=np.full(n, -1, np.int64),
+            row_outputs=np.full((n, rows), UNUSED, np.int32) if row.gated else None,
         )
 
     def fill(self, block: Any, rows: Array, of_section: dict[str, Array]) -> None:
@@ -91,6 +93,8 @@ class _Table:
             getattr(self, name)[at] = of_section[name][block["section"][rows]]
         for name in ("outputs", "inputs", "stored", "flip"):
             lists, array = block[name], getattr(self, name)
+            if name == "outputs" and self.row_outputs is not None:
+                array = self.row_outputs
             here = rows[~lists.missing[rows]]
             if not len(here):
                 continue
@@ -150,10 +154,11 @@ def _layer(row: LayerRow, codes: Array, table: _Table) -> Layer:
         stored_bits=row.bits,
         offset=row.offset,
         bits_per_cell=row.bits_per_cell,
-        outputs=table.outputs,
+        outputs=table.outputs if table.row_outputs is None else lowest_outputs(table.row_outputs),
         inputs=table.inputs,
         rank=table.rank,
         polarity=table.polarity,
+        row_outputs=table.row_outputs,
         crossbar=table.crossbar,
         step=table.step,
         stored=table.stored,

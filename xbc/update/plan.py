@@ -89,7 +89,7 @@ def _store(body: Programmed, codes: Array, moved: Array) -> Programmed:
     for start in range(0, body.sections, chunk):
         part = slice(start, start + chunk)
         outputs, inputs = body.outputs[part], body.inputs[part]
-        hit = moved[np.maximum(outputs, 0)[:, None, :], np.maximum(inputs, 0)[:, :, None]]
+        hit = moved[np.maximum(body.weight_outputs(part), 0), np.maximum(inputs, 0)[:, :, None]]
         hit &= (inputs >= 0)[:, :, None] & (outputs >= 0)[:, None, :]
         words = fresh.wanted_words(part)
         if body.flip is not None:
@@ -138,15 +138,16 @@ def _placed(body: Programmed, sections: Array) -> Array:
     out = np.zeros(body.shape, bool)
     for s in sections:
         outputs, inputs = body.outputs[s], body.inputs[s]
-        out[np.ix_(outputs[outputs >= 0], inputs[inputs >= 0])] = True
+        if body.row_outputs is not None:
+            out[body.row_outputs[s][inputs >= 0], inputs[inputs >= 0]] = True
+        else:
+            out[np.ix_(outputs[outputs >= 0], inputs[inputs >= 0])] = True
     return out
 
 
 def _of_weights(body: Programmed, weights: Array) -> Array:
     """``[sections, rows, G]``: ``weights [outputs, inputs]`` where they stand."""
-    return np.asarray(
-        weights[np.maximum(body.outputs, 0)[:, None, :], np.maximum(body.inputs, 0)[:, :, None]]
-    )
+    return np.asarray(weights[np.maximum(body.weight_outputs(), 0), np.maximum(body.inputs, 0)[:, :, None]])
 
 
 def update_module(module: Module, new: Module, *, threshold: float) -> dict[str, LayerUpdate]:

@@ -117,8 +117,8 @@ def list_file(name: str, manifest: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.update(format_version=2), "format version 2, this xbc reads 1: use newer xbc$"),
-        (lambda m: m.update(format_version=0), "format version 0, this xbc reads 1: compile again"),
+        (lambda m: m.update(format_version=3), "format version 3, this xbc reads 2: use newer xbc$"),
+        (lambda m: m.update(format_version=0), "format version 0, this xbc reads 2: compile again"),
         (lambda m: m.update(format_version="1"), "format version '1'"),
         (lambda m: m.update(format="other"), "does not describe an xbc program"),
         (lambda m: m.update(files=[]), "lists no files"),
@@ -139,7 +139,7 @@ def test_manifests_that_are_refused(
 
 
 def test_a_newer_version_with_another_digest_says_both(program: Path) -> None:
-    edit(program, lambda m: m.update(format_version=2), honest=False)
+    edit(program, lambda m: m.update(format_version=3), honest=False)
     with pytest.raises(XbcError, match=r"use newer xbc.*or the manifest is damaged"):
         Program.open(program)
 

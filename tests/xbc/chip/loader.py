@@ -58,11 +58,13 @@ def section_codes(
     per_weight, bits = layer["columns_per_weight"], layer["bits_per_cell"]
     codes = {}
     for row, source in enumerate(section["inputs"]):
-        for group, sink in enumerate(section["outputs"]):
+        places = [(0, row)] if layer["scope"] == "layer" else [(g, g) for g in range(len(section["outputs"]))]
+        for group, listed in places:
+            sink = section["outputs"][listed]
             if source < 0 or sink < 0:
                 continue
             flip = section["flip"][group] if section["flip"] else 0
-            code = -section["offset"][group]
+            code = -section["offset"][listed]
             for digit, weight in enumerate(layer["cell_weights"]):
                 level = levels.get((crossbar, row, group * per_weight + digit), 0)
                 if flip >> (bits * (per_weight - 1 - digit)) & 1:

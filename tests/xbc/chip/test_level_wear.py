@@ -17,7 +17,7 @@ from passes.level_wear import LevelWear, lifetimes, logical_program
 from passes.manager import finish, run_pipeline
 from passes.pipeline import LEVELS, parse_pipeline
 from passes.solvers.levelling import Plan, Program, choose, live, placed, still
-from tests.xbc.cases import CHIPS, MODELS, Case
+from tests.xbc.cases import CHIPS, MODELS, Case, pipeline
 from xbc.backend import emit_program
 from xbc.chip import effective_codes, verify_program
 from xbc.chip.wear import plan_of, program_wear, wear_table
@@ -149,7 +149,7 @@ def test_faulty_cells_are_avoided_without_loss(chip: str, share: float, tmp_path
     target = faulty_chip(load_target(name, settings), share, 5)
     imported = import_model(MODELS / "digits_lstm.onnx", target)
     context = Context()
-    plain = finish(run_pipeline(imported.module, parse_pipeline(LEVELS[1]), context).module)
+    plain = finish(run_pipeline(imported.module, parse_pipeline(pipeline(chip)), context).module)
     with pytest.raises(XbcError, match="faulty"):
         emit_program(plain, imported.host, tmp_path / "plain", provenance={})
     module = LevelWear(epochs=8).run(plain, context)

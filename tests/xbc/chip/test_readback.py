@@ -54,13 +54,15 @@ def computed_codes(
         layer = program.layers[s["layer"]]
         cells = CellFormat(layer.encoding, layer.bits, layer.bits_per_cell)
         for r, source in enumerate(s["inputs"]):
-            for g, sink in enumerate(s["outputs"]):
+            gated = layer.scope == "layer"
+            for g, listed in [(0, r)] if gated else [(g, g) for g in range(len(s["outputs"]))]:
+                sink = s["outputs"][listed]
                 if source < 0 or sink < 0:
                     continue
                 held = bar[r, g * cells.columns : (g + 1) * cells.columns]
                 word = cells.words(held[None])[0]
                 word ^= (s["flip"] or [0] * len(s["outputs"]))[g]
-                code = int(cells.decode(np.array([word]), s["offset"][g])[0])
+                code = int(cells.decode(np.array([word]), s["offset"][listed])[0])
                 if s["signs"]:
                     code *= s["signs"][r]
                 elif s["polarity"]:

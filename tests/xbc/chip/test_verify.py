@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Programmed
 from tests.xbc.backend.programs import small_program
+from tests.xbc.cases import Case
 from xbc.backend import Program, emit_program
 from xbc.backend.manifest import seal
 from xbc.backend.tables import SCHEMAS, open_table, table_of
@@ -252,6 +254,8 @@ CHANGES: list[tuple[str, Callable[[Columns], None], str]] = [
     (LAYERS, put("outputs", 0, 0), "has a size below 1"),
     (LAYERS, put("outputs", 0, 10**6), "more than its 18 sections hold"),
     (LAYERS, put("outputs_per_section", 0, 2), "more than one output per section"),
+    (LAYERS, put("scope", 0, "column"), "has scope 'column'"),
+    (LAYERS, put("scope", 0, "layer"), "which needs one output per section, row gating and gather routing"),
     (LAYERS, put("scale", 0, [1.0, 2.0]), "has 2 entries in scale, not 1 or 6"),
     (LAYERS, put("scale", 0, [float("nan")]), "has a scale that is not finite"),
     (LAYERS, put("predecessors", 1, [1]), "has predecessors .1.; they must come before it"),
@@ -273,6 +277,25 @@ def test_changed_tables(program: Path, table: str, change: Callable[[Columns], N
     if not any("program.xir" in text for text in texts):  # a replay alone does not look there
         with pytest.raises(XbcError, match="compile the model again"):
             effective_codes(Program.open(program))
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "words"),
+    [
+        ("outputs", lambda x: [-1, *x[1:]], "has a row with an output and no input, or with an input and no output"),
+        ("outputs", lambda x: x[:1], "has a list outputs of the wrong length"),
+        ("outputs", lambda x: [x[0] + 1, *x[1:]], "weight of output .* has been placed before"),
+        ("offset", lambda x: [1, *x[1:]], "has another offset than its layer"),
+    ],
+)
+def test_changed_outputs_of_rows(
+    column: str, change: Callable[[Any], Any], words: str, case: Callable[[str], Case], tmp_path: Path
+) -> None:
+    folder = tmp_path / "p.xbc"
+    shutil.copytree(case("gated").folder, folder)
+    tamper(folder, "sections", put(column, 3, change))
+    texts = [str(p) for p in problems(folder)]
+    assert any(re.search(words, text) for text in texts), texts
 
 
 def test_totals_and_counts_of_the_manifest(program: Path) -> None:

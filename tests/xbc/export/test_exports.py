@@ -35,6 +35,8 @@ from xbc.export.stream import WRITE_COLUMNS, stream_loads
 
 Cases = Callable[[str], Case]
 chips = pytest.mark.parametrize("chip", CHIPS)
+at_once = pytest.mark.parametrize("chip", [chip for chip in CHIPS if chip != "gated"])
+"""Chips whose sections are read in one go."""
 
 
 def joined(chunks: Any, *names: str) -> dict[str, np.ndarray]:
@@ -115,7 +117,13 @@ def test_aihwkit_conductances_are_the_levels_and_pairs_are_partners(
         assert set(rows["pair"].tolist()) == {-1}
 
 
-@chips
+def test_pimcomp_refuses_sections_of_several_outputs(case: Cases, tmp_path: Path) -> None:
+    with pytest.raises(XbcError, match=r"has an output for each row .*export another format"):
+        export_program(case("gated").program, "pimcomp", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@at_once
 def test_pimcomp_instructions_write_the_same_cells_and_wait_for_what_they_need(
     chip: str, case: Cases, tmp_path: Path
 ) -> None:

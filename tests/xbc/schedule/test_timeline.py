@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ir.stages import Programmed
 from ir.target import Converters, Read, Target, Write
 from tests.xbc.cases import CHIPS, Case
 from xbc.schedule import Costs, batch_curve, program_costs, read_costs, schedule, write_costs
@@ -39,6 +40,33 @@ def test_read_costs_by_hand() -> None:
     # 8 input bits, 3 per read: 3 reads; 4 of 8 columns share an ADC (16 ns > 10 ns), 2 columns: 8 ns < 10 ns
     np.testing.assert_allclose(energy, [3 * (3 * 8 * 0.5 + 8 * 1.5), 3 * (3 * 2 * 0.5 + 2 * 1.5)])
     np.testing.assert_allclose(time, [3 * 16, 3 * 10])
+
+
+def test_reads_of_several_outputs_by_hand() -> None:
+    energy, time = read_costs(CHIP, np.array([3]), np.array([8]), np.array([2]))
+    # every cell is driven once, every column converted once for each of the 2 outputs
+    np.testing.assert_allclose(energy, [3 * (3 * 8 * 0.5 + 2 * 8 * 1.5)])
+    np.testing.assert_allclose(time, [3 * 2 * 16])
+
+
+def test_costs_of_gated_sections_count_their_outputs(case: Cases) -> None:
+    program = case("gated").program
+    body_of = {layer.name: layer.at(Programmed) for layer in program.module().layers}
+    costs = program_costs(program)
+    phases = np.concatenate([body_of[layer.name].read_phases() for layer in program.layers])
+    layer = np.concatenate([np.full(row.sections, i) for i, row in enumerate(program.layers)])
+    rows = np.concatenate([body_of[row.name].driven().sum(axis=1) for row in program.layers])
+    order = np.argsort(costs.layer, kind="stable")
+    energy, time = read_costs(program.target, rows, np.full(len(rows), 8), phases)
+    np.testing.assert_array_equal(costs.layer[order], layer)
+    np.testing.assert_allclose(costs.read_pj[order], energy)
+    np.testing.assert_allclose(costs.read_ns[order], time)
+    assert phases.max() > 1
+    reads = program.manifest["counts"]["reads"]
+    assert reads["phases"] == phases.sum()
+    products = np.array([row.products or 1 for row in program.layers])[layer]
+    assert reads["per_inference"] == (phases * products).sum()
+    assert reads["energy_pj"] == pytest.approx((energy * products).sum())
 
 
 def event_simulation(costs: Costs, crossbars: int, batch: int, runs: int) -> list[float]:

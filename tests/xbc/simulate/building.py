@@ -13,8 +13,9 @@ from ir.module import Layer, Module, Origin
 from ir.stages import UNUSED, Programmed, Quantized, Sectioned, Sliced
 from ir.target import Target
 from passes.encode_signs import encode
+from passes.flat_sections import flat_sections
 from passes.place import contiguous
-from passes.sections import group_width, natural_sections, output_blocks, sections_from_order
+from passes.sections import Cut, group_width, natural_sections, output_blocks, sections_from_order
 
 Array = Any
 
@@ -32,14 +33,20 @@ def quantized_layer(codes: Array, *, bits: int, groups: int = 1, name: str = "la
 
 def programmed_layer(
     codes: Array, target: Target, encoding: str, *, bits: int, groups: int = 1, seed: int = 0,
-    shuffle: bool = False, disturb: float = 0.0, flip: bool = False,
+    shuffle: bool = False, disturb: float = 0.0, flip: bool = False, gated: bool = False,
 ) -> Layer:  # fmt: skip
-    """A layer whose inputs may be gathered in any order, some words changed, some columns complemented."""
+    """A layer whose inputs may be gathered in any order, some words changed, some columns complemented.
+
+    ``gated``: the weights of the whole layer share sections.
+    """
     rng = np.random.default_rng(seed)
     layer = quantized_layer(codes, bits=bits, groups=groups)
     layer = layer.with_body(encode(layer, encoding).lower(Sliced, bits_per_cell=target.bits_per_cell))
     body = natural_sections(layer, target)
-    if shuffle:  # every block of outputs takes its inputs in an order of its own, rows change places too
+    if gated:
+        cut: Cut = "stratified" if seed % 2 else "rank"
+        body = flat_sections(layer, target, "magnitude" if shuffle else "none", cut)
+    elif shuffle:  # every block of outputs takes its inputs in an order of its own, rows change places too
         blocks = output_blocks(codes.shape[0], groups, group_width(layer, target))
         order = np.stack([rng.permutation(codes.shape[1]) for _ in blocks]).astype(np.int32)
         cut = "stratified" if seed % 2 else "rank"
@@ -111,11 +118,12 @@ def read_crossbars(
     flips = cells.levels(body.flip) if body.flip is not None else None
     signs = body.row_signs()
     for s in range(body.sections):
-        rows = [r for r in range(body.rows) if body.inputs[s, r] != UNUSED]
-        for g in range(body.group_width):
-            output = int(body.outputs[s, g])
-            if output == UNUSED:
-                continue
+        driven = [r for r in range(body.rows) if body.inputs[s, r] != UNUSED]
+        reads_of = [(g, int(o), driven) for g, o in enumerate(body.outputs[s]) if o != UNUSED]
+        if body.row_outputs is not None:  # the rows of one output at a time
+            present = sorted({int(body.row_outputs[s, r]) for r in driven})
+            reads_of = [(0, o, [r for r in driven if body.row_outputs[s, r] == o]) for o in present]
+        for g, output, rows in reads_of:
             x = codes[output // per_group][body.inputs[s, rows]].astype(object)
             sides = [(+1, [k for k in range(len(rows)) if signs[s, rows[k]] > 0]),
                      (-1, [k for k in range(len(rows)) if signs[s, rows[k]] < 0])]  # fmt: skip

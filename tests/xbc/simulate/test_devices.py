@@ -149,15 +149,16 @@ def test_a_trial_is_fixed_by_its_seed_and_number() -> None:
 def test_perfect_devices_are_the_integer_engine(data) -> None:  # type: ignore[no-untyped-def]
     encoding = data.draw(st.sampled_from(sorted(ENCODINGS)))
     bits, bits_per_cell = data.draw(st.integers(2, 6)), data.draw(st.integers(1, 3))
+    gated = data.draw(st.booleans())
     target = Target(
-        "t", data.draw(st.integers(2, 12)), 64, bits_per_cell,
-        outputs_per_section=1 if encoding == "driver" else data.draw(st.integers(1, 3)), encoding=encoding,
+        "t", data.draw(st.integers(2, 12)), 64, bits_per_cell, row_gating=gated,
+        outputs_per_section=1 if encoding == "driver" or gated else data.draw(st.integers(1, 3)), encoding=encoding,
     )  # fmt: skip
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     low, high = code_limits(encoding, bits)
     groups = data.draw(st.sampled_from([1, 2]))
     codes = rng.integers(low, high, (3 * groups, data.draw(st.integers(1, 20))), endpoint=True)
-    layer = programmed_layer(codes, target, encoding, bits=bits, groups=groups, disturb=0.2, flip=True)
+    layer = programmed_layer(codes, target, encoding, bits=bits, groups=groups, disturb=0.2, flip=True, gated=gated)
     coding = Coding(4, data.draw(st.booleans()))
     x = rng.integers(coding.low, coding.high, (groups, codes.shape[1], 3), endpoint=True)
     converters = Converters(

@@ -23,12 +23,13 @@ def cases(draw, exact):  # type: ignore[no-untyped-def]
     bits = draw(st.integers(2, 8))
     bits_per_cell = draw(st.integers(1, 4))
     rows = draw(st.integers(1, 12))
-    wide = 1 if encoding == "driver" else draw(st.integers(1, 4))
+    gated = draw(st.booleans())
+    wide = 1 if encoding == "driver" or gated else draw(st.integers(1, 4))
     groups = draw(st.sampled_from([1, 1, 2]))
     outputs, inputs = draw(st.integers(1, 5)) * groups, draw(st.integers(1, 30))
     target = Target(
         "t", rows, 64, bits_per_cell, crossbars=2, outputs_per_section=wide, encoding=encoding,
-        routing="block",
+        routing="gather" if gated else "block", row_gating=gated,
     )  # fmt: skip
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
@@ -36,7 +37,7 @@ def cases(draw, exact):  # type: ignore[no-untyped-def]
     codes = rng.integers(low, high, (outputs, inputs), endpoint=True)
     layer = programmed_layer(
         codes, target, encoding, bits=bits, groups=groups, seed=seed, shuffle=draw(st.booleans()),
-        disturb=draw(st.sampled_from([0.0, 0.3])), flip=draw(st.booleans()),
+        disturb=draw(st.sampled_from([0.0, 0.3])), flip=draw(st.booleans()), gated=gated,
     )  # fmt: skip
     signed = draw(st.booleans())
     input_bits = draw(st.integers(2, 8))

@@ -144,16 +144,20 @@ def _joint(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Wo
     state = np.zeros((t.crossbars, t.rows), np.uint8)
     first = np.full((t.crossbars, t.rows), -1, np.int64)
     graded = grades(module, context)
-    ready: dict[int, tuple[Array, Array, Array, Array]] = {}
-    for index, (layer, body) in enumerate(pairs):
+
+    def prepare(pair: tuple[Layer, Placed]) -> tuple[Array, Array, Array, Array]:
+        layer, body = pair
         words, counts = items_first(body, body.wanted_words())
         states = 1 << body.cells.word_bits
-        cost, best = np.zeros((states, states), np.int32), np.zeros((states, states), np.uint8)
-        values = state_values(body.cells)
+        cost, best = np.zeros((states, states), np.int64), np.zeros((states, states), np.uint8)
+        weight = lambda_ * graded[layer.name].mean
         cost_tables(
-            lambda_ * graded[layer.name].mean, body.cells.word_bits, body.bits_per_cell, 1.0, 1.0, values, cost, best
-        )  # fmt: skip
-        ready[index] = (words, counts, cost, best)
+            weight, body.cells.word_bits, body.bits_per_cell, 1.0, 1.0, state_values(body.cells), cost, best
+        )
+        return np.ascontiguousarray(words[:, :, 0]), counts, cost, best
+
+    with ThreadPoolExecutor(max(1, context.threads)) as pool:
+        ready = list(pool.map(prepare, pairs))
 
     def work(
         index: int, order: Array, closing: Array, exact: bool, low: int, high: int, place: Array
@@ -163,7 +167,7 @@ def _joint(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Wo
             order,
             pairs[index][1].crossbar,
             closing,
-            words[:, :, 0],
+            words,
             counts,
             cost,
             best,

@@ -12,7 +12,7 @@ from passes.base import Context
 from passes.counting import count_module, load_runs
 from passes.manager import finish
 from passes.match_rows import MatchRows, closing_loads
-from passes.solvers.joint import cost_tables
+from passes.solvers.joint import cost_tables, match_joint
 from passes.solvers.matching import (
     assign_exact,
     assign_greedy,
@@ -21,6 +21,7 @@ from passes.solvers.matching import (
     sort_by,
     word_distance,
 )
+from passes.solvers.transport import put, transport
 from tests.passes.small import assert_each_weight_once, codes_body, compiled, module, random_codes, target
 
 PLACE = "encode-signs,slice-bits,form-sections,deal-sections{method=interleaved}"
@@ -50,6 +51,64 @@ def test_assignment_equals_scipy(seed, m, more, top):
         assert (item >= 0).sum() == m
         found = cost[np.arange(m), place].sum()
         assert found == cost[i, j].sum() if solve is assign_exact else found >= cost[i, j].sum()
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    items=st.integers(1, 12),
+    places=st.integers(1, 12),
+    top=st.sampled_from([2, 9, 10**6]),
+    spare=st.integers(0, 4),
+    settled=st.booleans(),
+)
+def test_transport_equals_assignment_of_single_units(seed, items, places, top, spare, settled):
+    rng = np.random.default_rng(seed)
+    cost = rng.integers(0, top, (items, places))
+    supply = rng.integers(0, 5, items)
+    room = rng.multinomial(supply.sum() + spare, np.full(places, 1 / places))
+    row, column = linear_sum_assignment(np.repeat(np.repeat(cost, supply, 0), room, 1))
+    flow, members, count = np.zeros((places, items), int), np.zeros((places, items), int), np.zeros(places, int)
+    wanted, given_room = supply.copy(), room.copy()
+    if settled and (cost == 0).any():  # some stand in places of cost 0 beforehand
+        a, b = np.argwhere(cost == 0)[0]
+        units = min(supply[a], room[b])
+        supply[a], room[b] = supply[a] - units, room[b] - units
+        if units:
+            put(flow, members, count, b, a, units)
+    packed = cost.astype(np.int64) << 4 | np.arange(places)
+    transport(packed, supply, room, items, places, 4, flow, members, count, np.zeros((6, 16), np.int64))
+    assert (flow >= 0).all()
+    assert (flow.sum(0) == wanted).all()
+    assert (flow.sum(1) <= given_room).all()
+    assert (flow.T * cost).sum() == np.repeat(np.repeat(cost, wanted, 0), given_room, 1)[row, column].sum()
+
+
+@given(seed=st.integers(0, 2**32 - 1), closing=st.booleans())
+@settings(max_examples=30)
+def test_joint_matching_of_two_loads_is_optimal(seed, closing):
+    """Every load has the cost of scipy's assignment of all rows under the joint tables."""
+    rng = np.random.default_rng(seed)
+    rows, states = 12, 16
+    cost, best = np.zeros((states, states), np.int64), np.zeros((states, states), np.uint8)
+    cost_tables(0.2, 4, 1, 1.0, 1.0, np.arange(states, dtype=np.float32), cost, best)
+    words = rng.integers(0, states, (3, rows)).astype(np.uint32)
+    state, first = np.zeros((1, rows), np.uint8), np.full((1, rows), -1, np.int64)
+    counts = np.array([rows, rng.integers(1, rows + 1), rows])
+    last = np.array([False, False, closing])
+    for s in range(3):
+        before, start, place = state[0].copy(), first[0].copy(), np.zeros((3, rows), np.int32)
+        match_joint(
+            np.array([s]), np.zeros(3, np.int32), last, words, counts, cost, best, 0, 1, state, first, place
+        )
+        n = counts[s]
+        price = cost[words[s, :n]][:, before]
+        if last[s]:
+            back = cost[start[None, :], best[words[s, :n]][:, before]]
+            price = price + np.where(start[None, :] >= 0, back, 0)
+        i, j = linear_sum_assignment(price)
+        assert len(set(place[s, :n].tolist())) == n
+        assert price[np.arange(n), place[s, :n]].sum() == price[i, j].sum()
+        assert (state[0][place[s, :n]] == best[words[s, :n], before[place[s, :n]]]).all()
 
 
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 70))
@@ -214,15 +273,15 @@ def test_closing_loads_by_hand():
 def test_joint_cost_tables_by_enumeration(width, bits):
     states, weight, up, down = 1 << width, 0.13, 1.0, 0.7
     values = np.arange(states, dtype=np.float32)
-    cost, best = np.zeros((states, states), np.int32), np.zeros((states, states), np.uint8)
+    cost, best = np.zeros((states, states), np.int64), np.zeros((states, states), np.uint8)
     cost_tables(weight, width, bits, up, down, values, cost, best)
     digits = (np.arange(states)[:, None] >> np.arange(0, width, bits)) & (2**bits - 1)
     writes = (digits[:, None] < digits[None]).sum(2) * up + (digits[:, None] > digits[None]).sum(2) * down
     for u in range(states):
         for w in range(states):
             options = writes[u] + weight * (values - w) ** 2
-            assert cost[u, w] == pytest.approx(options.min() * 4096, abs=1)
-            assert options[best[u, w]] == pytest.approx(options.min())
+            assert cost[w, u] == pytest.approx(options.min() * 4096, abs=1)
+            assert options[best[w, u]] == pytest.approx(options.min())
 
 
 def test_refusals():

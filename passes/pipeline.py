@@ -21,6 +21,11 @@ LOSSY = 3
 """Level within a loss budget: level 2 with rows matched to, and cells held at, nearby codes."""
 
 
+def narrow(text: str, outputs: int) -> str:
+    """A level's text with at most ``outputs`` outputs per section; 0 leaves it alone."""
+    return text.replace("form-sections", f"form-sections{{outputs={outputs}}}") if outputs else text
+
+
 def level_text(level: int, lambda_: float = 0.0, pairs: bool = False) -> str:
     """Pipeline of a level; level 3 needs the penalty ``lambda_`` (see ``match-rows`` and ``reprogram``).
 

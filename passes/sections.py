@@ -15,8 +15,11 @@ from ir.target import Target
 Cut = Literal["rank", "stratified"]
 
 
-def group_width(layer: Layer, target: Target) -> int:
-    """Outputs that share a section's rows.  Raises XbcError when not even one weight fits the columns."""
+def group_width(layer: Layer, target: Target, most: int = 0) -> int:
+    """Outputs that share a section's rows: as many as fit, or ``most`` if that is fewer and not 0.
+
+    Raises: XbcError when not even one weight fits the columns.
+    """
     body = layer.at(Sliced)
     fit = target.columns // body.cells.columns
     if fit == 0:
@@ -25,7 +28,7 @@ def group_width(layer: Layer, target: Target) -> int:
             f"{body.cells.columns} ({body.encoding}, {body.stored_bits} bits): lower quantize bits or raise columns"
         )
     outputs_per_group = body.shape[0] // layer.origin.groups
-    return max(1, min(fit, target.outputs_per_section, outputs_per_group))
+    return max(1, min(fit, most or fit, target.outputs_per_section, outputs_per_group))
 
 
 def cut_outputs(
@@ -107,10 +110,10 @@ def sections_from_order(body: Sliced, blocks: Array, order: Array, target: Targe
     return body.lower(Sectioned, row_outputs=None, **fields)
 
 
-def natural_sections(layer: Layer, target: Target) -> Sectioned:
-    """Sections cut from the matrix as it lies: output by output, inputs ascending."""
+def natural_sections(layer: Layer, target: Target, most: int = 0) -> Sectioned:
+    """Sections cut from the matrix as it lies: output by output, inputs ascending; ``most`` as ``group_width``."""
     body = layer.at(Sliced)
     outputs, inputs = body.shape
-    blocks = output_blocks(outputs, layer.origin.groups, group_width(layer, target))
+    blocks = output_blocks(outputs, layer.origin.groups, group_width(layer, target, most))
     order = np.broadcast_to(np.arange(inputs, dtype=np.int32), (len(blocks), inputs))
     return sections_from_order(body, blocks, order, target, "rank")

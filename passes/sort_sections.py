@@ -14,7 +14,7 @@ from ir.stages import Sectioned, Sliced
 from ir.target import Target
 from passes.base import Context, Pass, check
 from passes.flat_sections import check_gating, flat_sections
-from passes.sections import Cut, group_width, natural_sections, output_blocks, sections_from_order
+from passes.sections import Cut, natural_sections, output_blocks, sections_from_order
 
 RANK_FROM = 6000
 SEEN_FROM = 100
@@ -90,10 +90,10 @@ def best_cut(body: Sectioned, target: Target) -> Cut:
 
 def sorted_sections(layer: Layer, target: Target, by: str, cut: Cut) -> Sectioned:
     """The layer's section table with sorted rows, sections of equal rank next to each other."""
-    body = layer.at(Sliced)
+    body = layer.at(Sectioned)
     if target.routing == "block":
-        return by_rank(_sort_rows(natural_sections(layer, target), by))
-    blocks = output_blocks(body.shape[0], layer.origin.groups, group_width(layer, target))
+        return by_rank(_sort_rows(natural_sections(layer, target, body.group_width), by))
+    blocks = output_blocks(body.shape[0], layer.origin.groups, body.group_width)
     order = np.empty((len(blocks), body.shape[1]), np.int32)
     chunk = max(1, 2**22 // max(1, body.shape[1] * blocks.shape[1]))
     for start in range(0, len(blocks), chunk):

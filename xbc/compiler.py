@@ -22,7 +22,7 @@ from ir.verify import check_module
 from passes.base import Context, Pass, Progress
 from passes.manager import Hook, Options, PassRecord, Run, finish, run_pipeline
 from passes.pairs import free_pairs
-from passes.pipeline import LEVELS, LOSSY, format_pipeline, level_text, parse_pipeline
+from passes.pipeline import LEVELS, LOSSY, format_pipeline, level_text, narrow, parse_pipeline
 
 if TYPE_CHECKING:
     from xbc.frontend import Imported
@@ -59,6 +59,7 @@ def compile_model(
     settings: Mapping[str, Any] | None = None,
     pipeline: str | None = None,
     level: int = DEFAULT_LEVEL,
+    outputs: int = 0,
     sensitivities: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
     report_data: str | os.PathLike[str] | None = None,
@@ -82,6 +83,7 @@ def compile_model(
         pipeline: pipeline text; None takes that of ``level``.  One that ends before the sections are placed
             is completed with ``deal-sections``.
         level: 0..3, see ``passes.pipeline``; 3 holds codes within a loss budget.
+        outputs: most outputs that share the rows of a section, for levels; 0: as many as the target allows.
         sensitivities: file of ``xbc sensitivity`` for this model, for the passes that use it.
         data: ``.npz`` that level 3 calibrates on; half of it, unless ``report_data`` is given, is kept for the
             report.
@@ -109,7 +111,9 @@ def compile_model(
         chip = chip.override(settings)
     lossy = pipeline is None and level == LOSSY
     check_budget(lossy, data, report_data, max_drop, max_error)
-    passes = [] if lossy else select_passes(pipeline, level)
+    if outputs and pipeline is not None:
+        raise XbcError(f"outputs per section belong to a level; in a pipeline say form-sections{{outputs={outputs}}}")
+    passes = [] if lossy else select_passes(pipeline, level, outputs)
     context = Context(seed=seed, threads=threads)
     if progress is not None:
         context.progress = progress
@@ -123,7 +127,7 @@ def compile_model(
             + (f"; {len(module.unmapped)} nodes stay in the host graph" if module.unmapped else "")
         )
     if pipeline is None and not lossy and free_pairs(module):
-        passes = parse_pipeline(level_text(level, pairs=True))
+        passes = parse_pipeline(narrow(level_text(level, pairs=True), outputs))
     if sensitivities is not None:
         from xbc.sensitivity import load_sensitivities
 
@@ -134,7 +138,7 @@ def compile_model(
     notes = list(imported.notes)
     if lossy:
         run, passes, loss = hold_within(
-            imported, source, Budget(data, report_data, max_drop, max_error), context, options, notes
+            imported, source, Budget(data, report_data, max_drop, max_error), outputs, context, options, notes
         )
     else:
         run = run_pipeline(module, passes, context, options)
@@ -150,7 +154,10 @@ def compile_model(
     context.progress("counting writes", 0, 1)
     counts = count_all(done)
     text = format_pipeline(passes)
-    chosen = budget_options(data, report_data, max_drop, max_error) if lossy else ["--passes", text]
+    chosen = ["--passes", text]
+    if lossy:
+        chosen = budget_options(data, report_data, max_drop, max_error)
+        chosen += ["--outputs-per-section", str(outputs)] if outputs else []
     changed = [
         f"--set={key}={value if isinstance(value, str) else json.dumps(value)}"
         for key, value in (settings or {}).items()
@@ -179,11 +186,11 @@ def compile_model(
     return Compiled(directory, done, tuple(run.records), summary, tuple(notes))
 
 
-def select_passes(pipeline: str | None, level: int) -> list[Pass]:
+def select_passes(pipeline: str | None, level: int, outputs: int = 0) -> list[Pass]:
     """The passes of a pipeline text, or of a level when there is none."""
     if pipeline is not None:
         return parse_pipeline(pipeline)
-    return parse_pipeline(level_text(level))
+    return parse_pipeline(narrow(level_text(level), outputs))
 
 
 @dataclass(frozen=True)
@@ -240,8 +247,9 @@ def budget_options(
 
 
 def hold_within(
-    imported: Imported, source: Path, budget: Budget, context: Context, options: Options, notes: list[str]
-) -> tuple[Run, list[Pass], dict[str, Any]]:
+    imported: Imported, source: Path, budget: Budget, outputs: int, context: Context, options: Options,
+    notes: list[str],
+) -> tuple[Run, list[Pass], dict[str, Any]]:  # fmt: skip
     """Level 3: the run, its pipeline, and what it lost (the ``loss`` object of the summary)."""
     from xbc.simulate.data import load_data
     from xbc.simulate.host import HostSession
@@ -249,7 +257,7 @@ def hold_within(
 
     loss: dict[str, Any]
     if budget.data is None:
-        placed, records = prepare(imported.module, context, options)
+        placed, records = prepare(imported.module, context, options, outputs)
         limit = 0.5 if budget.max_error is None else budget.max_error
         tuned = bound_error(placed, limit, context)
         loss = {"max_error": limit}
@@ -260,7 +268,7 @@ def hold_within(
             calibration, report = split(calibration)
         else:
             report = load_data(budget.report_data, ports)
-        placed, records = prepare(imported.module, context, options)
+        placed, records = prepare(imported.module, context, options, outputs)
         limit = 1.0 if budget.max_drop is None else budget.max_drop
         tuned = tune(placed, imported, source, calibration, limit, context)
         facts = Judge(source, imported, report, context)(tuned.module)
@@ -272,7 +280,7 @@ def hold_within(
     loss["curve"] = [point.facts() for point in tuned.curve]
     context.facts["loss"] = loss
     notes += tuned.notes
-    return Run(tuned.module, records + tuned.records), parse_pipeline(tuned.text), loss
+    return Run(tuned.module, records + tuned.records), parse_pipeline(narrow(tuned.text, outputs)), loss
 
 
 def missing_passes(module: Module) -> list[Pass]:

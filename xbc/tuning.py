@@ -25,7 +25,7 @@ from passes.counting import count_module, natural_module
 from passes.manager import Options, PassRecord, finish, run_pipeline
 from passes.pairs import free_pairs
 from passes.penalty import GRADES, SENSITIVITIES, uniform
-from passes.pipeline import LEVELS, LOSSY, level_text, parse_pipeline
+from passes.pipeline import LEVELS, LOSSY, level_text, narrow, parse_pipeline
 from xbc.frontend import Imported, host_with_weights, module_tensors
 from xbc.simulate.data import DataSet
 from xbc.simulate.host import HostSession
@@ -136,9 +136,11 @@ def expected_drop(reference: Array, compiled: Array, labels: Array | None) -> fl
     return float(np.mean(chance[0] - chance[1]))
 
 
-def prepare(module: Module, context: Context, options: Options) -> tuple[Module, list[PassRecord]]:
-    """The part of level 3 that does not depend on the penalty: up to placed sections."""
-    steps = [step for step in parse_pipeline(LEVELS[2]) if step.name != "match-rows"]
+def prepare(
+    module: Module, context: Context, options: Options, outputs: int = 0
+) -> tuple[Module, list[PassRecord]]:
+    """The part of level 3 that does not depend on the penalty: up to placed sections (``outputs``: see ``narrow``)."""
+    steps = [step for step in parse_pipeline(narrow(LEVELS[2], outputs)) if step.name != "match-rows"]
     run = run_pipeline(module, steps, context, options)
     return run.module, run.records
 

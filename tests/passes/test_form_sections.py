@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ir import UNUSED, Programmed, Sectioned, XbcError, check_module
+from passes.counting import count_module, natural_module
 from passes.sections import cut_outputs, output_blocks
 from tests.passes.small import assert_each_weight_once, compiled, module, random_codes, target
 
@@ -54,6 +55,30 @@ def test_sorting_needs_no_more_sections(given_module):
     for cut in ("rank", "stratified"):
         body = compiled(FORM + f",sort-sections{{cut={cut}}}", given_module).layers[0].at(Sectioned)
         assert body.sections == natural.sections
+
+
+@given(given_module=layers(), most=st.integers(1, 3), sort=st.sampled_from(SORTS))
+def test_fewer_outputs_share_rows(given_module, most, sort):
+    allowed = given_module.target.outputs_per_section
+    form = FORM.replace("form-sections", f"form-sections{{outputs={most}}}")
+    if most > allowed:
+        with pytest.raises(XbcError, match=f"outputs = {most}, but on target .* at most {allowed} outputs share"):
+            compiled(form, given_module)
+        return
+    done = compiled(form + sort + ",deal-sections", given_module)
+    check_module(done)
+    body = done.layers[0].at(Sectioned)
+    assert_each_weight_once(body)
+    assert body.group_width <= most
+    wide = compiled(FORM + ",deal-sections", given_module)
+    assert body.sections >= wide.layers[0].at(Sectioned).sections
+    baseline = [count_module(natural_module(m)).steady for m in (done, wide)]
+    assert baseline[0] == baseline[1], "the baseline moved"
+
+
+def test_negative_outputs_are_refused():
+    with pytest.raises(XbcError, match=r"outputs = -1 must not be negative"):
+        compiled(FORM.replace("form-sections", "form-sections{outputs=-1}"), module([np.ones((2, 2), int)], target()))
 
 
 def test_natural_sections_by_hand():

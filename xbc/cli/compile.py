@@ -42,6 +42,10 @@ from xbc.cli.options import (
     "--passes", "pipeline", metavar="TEXT", help="Pipeline instead of a level, e.g. 'quantize{bits=6},...'."
 )
 @click.option(
+    "--outputs-per-section", "outputs", type=click.IntRange(0), default=0, metavar="K",
+    help="Outputs that share a section's rows in -O levels; fewer than the target allows: fewer writes, more reads.",
+)  # fmt: skip
+@click.option(
     "--sensitivities",
     type=click.Path(path_type=Path),
     help="File of 'xbc sensitivity' for this model, for select-write-verify and reprogram.",
@@ -63,7 +67,7 @@ from xbc.cli.options import (
 @quiet_option
 def command(
     model: Path, output: Path | None, target: str, settings: dict[str, Any], level: int | None,
-    pipeline: str | None, sensitivities: Path | None, data: Path | None, report_data: Path | None,
+    pipeline: str | None, outputs: int, sensitivities: Path | None, data: Path | None, report_data: Path | None,
     max_drop: float | None, max_error: float | None, seed: int, threads: int, print_before: str | None,
     print_after: str | None, time_passes: bool, verify_each: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
@@ -89,8 +93,8 @@ def command(
     with console.progress_bars(quiet or tracing.prints) as progress:
         result = compile_model(
             model, output, target=target, settings=settings, pipeline=pipeline,
-            level=DEFAULT_LEVEL if level is None else level, sensitivities=sensitivities,
-            data=data, report_data=report_data, max_drop=max_drop, max_error=max_error, seed=seed,
+            level=DEFAULT_LEVEL if level is None else level, outputs=outputs,
+            sensitivities=sensitivities, data=data, report_data=report_data, max_drop=max_drop, max_error=max_error, seed=seed,
             threads=threads, progress=progress, verify_each=verify_each,
             before=tracing.before, after=tracing.after,
         )  # fmt: skip

@@ -18,6 +18,7 @@ from passes.counting import load_runs
 from passes.pairs import PairCosts, check_pairs, empty_pairs, shifted_codes
 from passes.penalty import grades, state_values
 from passes.solvers.joint import cost_tables, match_joint
+from passes.solvers.joint_rows import match_joint_rows
 from passes.solvers.matching import digit_mask, match_loads, match_vectors
 from passes.solvers.pairs import match_pairs
 from passes.solvers.planes import fold_mask
@@ -35,8 +36,8 @@ class MatchRows(Pass):
     last load of a crossbar also looks at the first one, which the next inference puts back.
 
     With ``lambda`` above 0 the state is what partial reprogramming at that penalty would leave, and the cost of
-    a row is what it would pay there (joint matching, one output per section and numbers of at most 8 bits;
-    other layers are matched exactly).  Follow it with reprogram{mode=optimal} at the same lambda.
+    a row is what all its numbers would pay there (joint matching, numbers of at most 8 bits of one format; other
+    modules are matched exactly).  Follow it with reprogram{mode=optimal} at the same lambda.
 
     With ``pairs`` a row of differential pairs costs what the cheapest pairs of the wanted differences need.
     Follow it with reprogram{mode=pairs}, or with reprogram{mode=near-pairs} at the same lambda above 0.
@@ -69,12 +70,12 @@ class MatchRows(Pass):
         pairs = [(layer, layer.at(Placed)) for layer in module.layers]
         formats = {(b.cells.columns, b.bits_per_cell) for _, b in pairs}
         simple = len(formats) == 1 and all(b.group_width == 1 for _, b in pairs)
-        joint = simple and self.lambda_ > 0 and all(joint_ready(b) for _, b in pairs)
+        joint = len(formats) == 1 and self.lambda_ > 0 and all(joint_ready(b) for _, b in pairs)
         if self.pairs:
             check_pairs(self.name, pairs)
             work = _pairs(module, pairs, self.lambda_, context)
         elif joint:
-            work = _joint(module, pairs, self.lambda_, context)
+            work = (_joint if simple else _joint_rows)(module, pairs, self.lambda_, context)
         else:
             work = _words(module, pairs) if simple else _vectors(module, pairs)
         places = [np.zeros(b.inputs.shape, np.int32) for _, b in pairs]
@@ -143,6 +144,49 @@ def _joint(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Wo
     t = module.target
     state = np.zeros((t.crossbars, t.rows), np.uint8)
     first = np.full((t.crossbars, t.rows), -1, np.int64)
+    ready = [
+        (np.ascontiguousarray(words[:, :, 0]), *tables)
+        for words, *tables in _joint_tables(module, pairs, lambda_, context)
+    ]
+
+    def work(
+        index: int, order: Array, closing: Array, exact: bool, low: int, high: int, place: Array
+    ) -> None:
+        words, counts, cost, best = ready[index]
+        match_joint(
+            order, pairs[index][1].crossbar, closing, words, counts, cost, best, low, high, state, first, place
+        )  # fmt: skip
+
+    return work
+
+
+def _joint_rows(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Work:
+    """The same for rows of several numbers."""
+    t = module.target
+    widest = max(b.group_width for _, b in pairs)
+    state = np.zeros((t.crossbars, t.rows, widest), np.uint8)
+    first = np.full(state.shape, -1, np.int32)
+    ready = [
+        (words, counts, np.ascontiguousarray(cost.T.astype(np.int32)), np.ascontiguousarray(best.T))
+        for words, counts, cost, best in _joint_tables(module, pairs, lambda_, context)
+    ]
+
+    def work(
+        index: int, order: Array, closing: Array, exact: bool, low: int, high: int, place: Array
+    ) -> None:
+        words, counts, cost, best = ready[index]
+        body = pairs[index][1]
+        match_joint_rows(
+            order, body.crossbar, closing, words, counts, body.outputs, cost, best, low, high, state, first, place
+        )  # fmt: skip
+
+    return work
+
+
+def _joint_tables(
+    module: Module, pairs: Pairs, lambda_: float, context: Context
+) -> list[tuple[Array, Array, Array, Array]]:
+    """Per layer: its items and their number, and the tables of ``cost_tables``."""
     graded = grades(module, context)
 
     def prepare(pair: tuple[Layer, Placed]) -> tuple[Array, Array, Array, Array]:
@@ -154,31 +198,10 @@ def _joint(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Wo
         cost_tables(
             weight, body.cells.word_bits, body.bits_per_cell, 1.0, 1.0, state_values(body.cells), cost, best
         )
-        return np.ascontiguousarray(words[:, :, 0]), counts, cost, best
+        return words, counts, cost, best
 
     with ThreadPoolExecutor(max(1, context.threads)) as pool:
-        ready = list(pool.map(prepare, pairs))
-
-    def work(
-        index: int, order: Array, closing: Array, exact: bool, low: int, high: int, place: Array
-    ) -> None:
-        words, counts, cost, best = ready[index]
-        match_joint(
-            order,
-            pairs[index][1].crossbar,
-            closing,
-            words,
-            counts,
-            cost,
-            best,
-            low,
-            high,
-            state,
-            first,
-            place,
-        )
-
-    return work
+        return list(pool.map(prepare, pairs))
 
 
 def _pairs(module: Module, pairs: Pairs, lambda_: float, context: Context) -> Work:

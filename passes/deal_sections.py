@@ -73,7 +73,7 @@ class DealSections(Pass):
                         chosen.append((np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)))
                         continue
                     metric = Metric(
-                        metric_kind(module.target, body), body.wanted_words(), body.driven(), body.cells
+                        metric_kind(module.target), body.wanted_words(), body.driven(), body.cells
                     )
                     cuts = self._cuts(body.sections, crossbars)
                     bars, turned = _assign_runs(metric, cuts, held, crossbars, pool)

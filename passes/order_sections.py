@@ -58,8 +58,7 @@ class OrderSections(Pass):
             the sum of the stored words; ``greedy``: nearest neighbour only; ``local``: and local search;
             ``routing``: and OR-Tools routing over windows of the path; ``auto``: local.
         metric: ``cells``: cells that differ row by row; ``multiset``: distance after rows are matched (see
-            match-rows); ``auto``: multiset when the target's routing lets rows move and a section has one
-            output.
+            match-rows); ``auto``: multiset when the target's routing lets rows move.
         group: largest number of sections ordered at once (its square of 16-bit distances is held).
         bound: subgradient steps of the lower bound, 0 for none.
         window: sections per routing window.
@@ -111,7 +110,7 @@ class OrderSections(Pass):
             return layer.with_body(body), Bound()
         if self.method == "sum":
             return layer.with_body(reorder(body, _by_sum(body))), Bound()
-        path, bound = self._path(body, metric_kind(target, body) if self.metric == "auto" else self.metric)
+        path, bound = self._path(body, metric_kind(target) if self.metric == "auto" else self.metric)
         return layer.with_body(reorder(body, path)), bound
 
     def _path(self, body: Sectioned, kind: str) -> tuple[Array, Bound]:
@@ -155,9 +154,9 @@ class OrderSections(Pass):
         return path, capped
 
 
-def metric_kind(target: Target, body: Sectioned) -> str:
-    """The distance that counts: ``multiset`` where match-rows may permute rows of one word, else ``cells``."""
-    return "multiset" if target.routing != "fixed" and body.group_width == 1 else "cells"
+def metric_kind(target: Target) -> str:
+    """The distance that counts: ``multiset`` where match-rows may permute rows, else ``cells``."""
+    return "cells" if target.routing == "fixed" else "multiset"
 
 
 def facts(bound: Bound) -> dict[str, float | int]:

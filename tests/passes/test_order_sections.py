@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ir import Sectioned, XbcError, check_module
+from ir.cells import CellFormat
 from passes.base import Context
 from passes.order_sections import OrderSections, join, metric_kind
 from passes.solvers.bounds import path_bound, useful_edges
 from passes.solvers.circuit import shortest_path
-from passes.solvers.features import Metric
+from passes.solvers.features import HISTOGRAM_GROUPS, Metric
 from passes.solvers.routing import improve_path
 from passes.solvers.tour import greedy_path, improve, nearest_lists, path_length, short_path
 from passes.sort_sections import by_rank
@@ -164,7 +165,7 @@ def coded(seed, shapes, bits=4, **chip):
 def test_small_layers_are_ordered_optimally_and_the_facts_are_true(seed, outputs, routing):
     given_module = coded(seed, [(outputs, 4)], routing=routing)
     body = given_module.layers[0].at(Sectioned)
-    kind = metric_kind(given_module.target, body)
+    kind = metric_kind(given_module.target)
     done, facts = ordered(given_module)
     after = done.layers[0].at(Sectioned)
     assert_each_weight_once(after)
@@ -261,3 +262,19 @@ def test_metrics_against_plain_counts():
 def test_options_out_of_range(options, message):
     with pytest.raises(XbcError, match=f"order-sections: {message}"):
         OrderSections(**options)
+
+
+@pytest.mark.parametrize("groups", [2, 4, 5])
+def test_distances_of_column_groups_add_up(groups):
+    rng = np.random.default_rng(groups)
+    cells = CellFormat("offset", 8, 1)
+    words = rng.integers(0, 256, (6, 9, groups)).astype(np.uint8)
+    driven = rng.random((6, 9)) < 0.8
+    everything = np.arange(6)
+    wide = Metric("multiset", words, driven, cells).matrix(everything)
+    single = sum(Metric("multiset", words[:, :, g : g + 1], driven, cells).matrix(everything) for g in range(groups))
+    if groups <= HISTOGRAM_GROUPS:
+        assert (wide == single).all()
+        return
+    ones = (cells.levels(words) * driven[:, :, None, None]).sum(axis=1, dtype=np.int64).reshape(6, -1)
+    assert (wide == abs(ones[:, None] - ones[None]).sum(axis=2)).all()

@@ -147,7 +147,8 @@ def test_joint_matching_of_wide_rows_is_optimal(seed, closing):
 
 def test_wide_rows_match_jointly():
     """A pass over two outputs per section writes less at less error than exact matching before the programme."""
-    module = placed(3, [(8, 40), (6, 30)], bits=6, rows=16, columns=32, crossbars=1, encoding="offset", outputs_per_section=2)
+    chip = {"rows": 16, "columns": 32, "crossbars": 1, "encoding": "offset", "outputs_per_section": 2}
+    module = placed(3, [(8, 40), (6, 30)], bits=6, **chip)
     figures = []
     for match in ("match-rows", "match-rows{lambda=0.1}"):
         done = compiled(f"{match},reprogram{{mode=optimal,lambda=0.05}}", module)

@@ -94,8 +94,8 @@ def command(
         result = compile_model(
             model, output, target=target, settings=settings, pipeline=pipeline,
             level=DEFAULT_LEVEL if level is None else level, outputs=outputs,
-            sensitivities=sensitivities, data=data, report_data=report_data, max_drop=max_drop, max_error=max_error, seed=seed,
-            threads=threads, progress=progress, verify_each=verify_each,
+            sensitivities=sensitivities, data=data, report_data=report_data, max_drop=max_drop,
+            max_error=max_error, seed=seed, threads=threads, progress=progress, verify_each=verify_each,
             before=tracing.before, after=tracing.after,
         )  # fmt: skip
     for sentence in result.notes:

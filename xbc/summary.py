@@ -25,7 +25,8 @@ def count_all(module: Module) -> dict[str, Any]:
         module: at stage Programmed.
     """
     emitted = count_module(module)
-    natural = count_module(natural_module(module))
+    in_natural_order = natural_module(module)
+    natural = count_module(in_natural_order)
     scheduled = _exact(module)
     exact = emitted if scheduled is None else count_module(scheduled)
     wear = emitted.wear_summary()
@@ -42,7 +43,7 @@ def count_all(module: Module) -> dict[str, Any]:
         "wear": wear,
         "lifetime_inferences": module.target.endurance / wear["max"] if wear["max"] else None,
         "row_map_bytes": row_map_bytes(module),
-        "reads": read_facts(module),
+        "reads": {**read_facts(module), "natural": read_facts(in_natural_order)},
         "unmapped": [
             {"node": u.node, "op_type": u.op_type, "weights": u.weights, "reason": u.reason}
             for u in module.unmapped

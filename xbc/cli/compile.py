@@ -169,8 +169,10 @@ def print_summary(facts: dict[str, Any]) -> None:
     rest.add_row("energy of writing per inference", console.quantity(facts["energy_pj"], "pJ"))
     rest.add_row("time of writing per inference", console.quantity(facts["time_ns"], "ns"))
     reads = facts["reads"]
-    rest.add_row("energy of reading per inference", console.quantity(reads["energy_pj"], "pJ"))
-    rest.add_row("time of reading per inference", console.quantity(reads["time_ns"], "ns"))
+    more = reads["per_inference"] != reads["natural"]["per_inference"]
+    for what, key, unit in (("energy", "energy_pj", "pJ"), ("time", "time_ns", "ns")):
+        usual = f" (natural order {console.quantity(reads['natural'][key], unit)})" if more else ""
+        rest.add_row(f"{what} of reading per inference", console.quantity(reads[key], unit) + usual)
     if reads["phases"] != facts["sections"]:
         rest.add_row("reads per section and product", f"{reads['phases'] / facts['sections']:.1f} (one per output)")
     rest.add_row("row maps in the hardware", console.quantity(facts["row_map_bytes"], "B"))

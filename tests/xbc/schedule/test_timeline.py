@@ -42,6 +42,13 @@ def test_read_costs_by_hand() -> None:
     np.testing.assert_allclose(time, [3 * 16, 3 * 10])
 
 
+def test_rows_are_driven_once_per_read() -> None:
+    chip = CHIP.override({"area.driver_pj": 0.25})
+    plain, _ = read_costs(CHIP, np.array([3]), np.array([8]), np.array([2]))
+    energy, _ = read_costs(chip, np.array([3]), np.array([8]), np.array([2]))
+    np.testing.assert_allclose(energy - plain, [3 * 3 * 0.25])
+
+
 def test_reads_of_several_outputs_by_hand() -> None:
     energy, time = read_costs(CHIP, np.array([3]), np.array([8]), np.array([2]))
     # every cell is driven once, every column converted once for each of the 2 outputs

@@ -95,15 +95,56 @@ def improve_exchanges(cost: Any, m: int, n: int, place: Any, item: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def assign_exact(cost: Any, m: int, n: int, place: Any, item: Any) -> None:
-    """Minimum-cost assignment of ``m`` items to ``n >= m`` places (shortest augmenting paths with potentials,
-    Jonker and Volgenant 1987)."""
+    """Minimum-cost assignment of ``m`` items to ``n >= m`` places (Jonker and Volgenant 1987): items take their
+    cheapest places, then exchange them by augmenting row reduction, the rest is placed along shortest augmenting
+    paths with potentials."""
     u = np.zeros(m + 1, np.int64)
     v = np.zeros(n + 1, np.int64)
     match = np.full(n + 1, -1, np.int64)
     way = np.zeros(n + 1, np.int64)
     low = np.empty(n + 1, np.int64)
     used = np.empty(n + 1, np.bool_)
+    left = np.empty(m + 1, np.int64)
+    waiting = m
     for i in range(m):
+        left[i] = i
+    for _ in range(2):  # augmenting row reduction: prices of places fall, feasible because those free stay at 0
+        kept = 0
+        k = 0
+        budget = 4 * m
+        while k < waiting:
+            i = left[k]
+            k += 1
+            first, second = 1 << 60, 1 << 60
+            j1 = j2 = 0
+            for j in range(n):
+                reduced = cost[i, j] - v[j]
+                if reduced < second:
+                    if reduced < first:
+                        second, j2 = first, j1
+                        first, j1 = reduced, j
+                    else:
+                        second, j2 = reduced, j
+            if n == 1:
+                second = first
+            if first < second:
+                v[j1] -= second - first
+            elif match[j1] >= 0:
+                j1 = j2
+            u[i] = second
+            thrown = match[j1]
+            match[j1] = i
+            if thrown >= 0:
+                budget -= 1
+                if first < second and budget > 0:
+                    k -= 1
+                    left[k] = thrown
+                else:
+                    left[kept] = thrown
+                    kept += 1
+        waiting = kept
+    for at in range(waiting):
+        i = left[at]
         match[n] = i
         j0 = n
         for j in range(n + 1):

@@ -17,6 +17,7 @@ from numba import njit
 from ir.arrays import Array
 from ir.module import Layer, Module
 from ir.stages import Placed, Programmed
+from ir.target import Target
 from passes.place import contiguous
 
 UNTOUCHED = 255
@@ -127,49 +128,78 @@ def load_runs(layers: list[tuple[Layer, Placed]]) -> Iterator[tuple[int, Array]]
         yield int(which[run[0]]), section[run]
 
 
+class ChipWalk:
+    """A chip that takes the loads of one layer after the other; it holds one layer's words at a time.
+
+    Args:
+        target: its size.
+    Fields:
+        first: ``[crossbars, rows, columns]`` level at each cell's first touch, ``UNTOUCHED`` before it.
+        wear: ``[crossbars, rows, columns]`` uint32 writes per cell.
+        full, loads: cells of all loads, number of loads.
+    """
+
+    def __init__(self, target: Target) -> None:
+        """A blank chip."""
+        shape = (target.crossbars, target.rows, target.columns)
+        self.first = np.full(shape, UNTOUCHED, np.uint8)
+        self.wear = np.zeros(shape, np.uint32)
+        self.full = self.loads = 0
+        self._state = np.zeros(shape, np.uint8)
+        self._totals = np.zeros(3, np.int64)
+
+    def add(self, body: Placed, words: Array, order: Array) -> int:
+        """Loads the sections ``order``; returns the writes that are the same in every inference.
+
+        Args:
+            words: ``[sections, rows, G]`` of the whole body.
+        """
+        writes = walk_loads(
+            order, body.crossbar, words, body.inputs, body.outputs, body.cells.columns, body.bits_per_cell,
+            self._state, self.first, self.wear, self._totals,
+        )  # fmt: skip
+        self.loads += len(order)
+        cells = (body.inputs[order] >= 0).sum(1) * (body.outputs[order] >= 0).sum(1)
+        self.full += int(cells.sum()) * body.cells.columns
+        return writes
+
+    def finish(self) -> tuple[Writes, Writes, Array]:
+        """(steady, first) writes, and which cells the next inference puts back (now part of ``wear``)."""
+        touched = self.first != UNTOUCHED
+        up = touched & (self.first > self._state)
+        down = touched & (self.first < self._state)
+        self.wear += up | down
+        raised, lowered, from_blank = (int(n) for n in self._totals)
+        steady = Writes(raised + int(up.sum()), lowered + int(down.sum()))
+        return steady, Writes(raised + from_blank, lowered), up | down
+
+
 def count_module(module: Module) -> Counts:
     """Counts of a module whose layers are all placed; unprogrammed layers count their exact words.
 
     Raises: XbcError when a layer is not placed.
     """
     layers = [(layer, layer.at(Placed)) for layer in module.layers]
-    t = module.target
-    shape = (t.crossbars, t.rows, t.columns)
-    state = np.zeros(shape, np.uint8)
-    first = np.full(shape, UNTOUCHED, np.uint8)
-    wear = np.zeros(shape, np.uint32)
-    totals = np.zeros(3, np.int64)
-    full = loads = 0
+    chip = ChipWalk(module.target)
     by_layer = {layer.name: 0 for layer in module.layers}
     words: tuple[int, Array] | None = None
-    first_by = np.full(shape, -1, np.int32)  # layer of a cell's first touch: it pays for the wrap
+    first_by = np.full(chip.wear.shape, -1, np.int32)  # layer of a cell's first touch: it pays for the wrap
     for index, order in load_runs(layers):
         layer, body = layers[index]
         if words is None or words[0] != index:
             words = (index, body.stored if isinstance(body, Programmed) else body.wanted_words())
-        fresh = first == UNTOUCHED
-        by_layer[layer.name] += walk_loads(
-            order, body.crossbar, words[1], body.inputs, body.outputs, body.cells.columns,
-            body.bits_per_cell, state, first, wear, totals,
-        )  # fmt: skip
-        first_by[fresh & (first != UNTOUCHED)] = index
-        loads += len(order)
-        cells = (body.inputs[order] >= 0).sum(1) * (body.outputs[order] >= 0).sum(1)
-        full += int(cells.sum()) * body.cells.columns
-    touched = first != UNTOUCHED
-    up = touched & (first > state)
-    down = touched & (first < state)
-    wrap = up | down
-    wear += wrap
+        fresh = chip.first == UNTOUCHED
+        by_layer[layer.name] += chip.add(body, words[1], order)
+        first_by[fresh & (chip.first != UNTOUCHED)] = index
+    steady, from_blank, wrap = chip.finish()
     for index, n in zip(*np.unique(first_by[wrap], return_counts=True), strict=True):
         by_layer[layers[index][0].name] += int(n)
-    steady = Writes(int(totals[0] + up.sum()), int(totals[1] + down.sum()))
     return Counts(
         steady=steady,
-        first=Writes(int(totals[0] + totals[2]), int(totals[1])),
-        full=full,
-        loads=loads,
-        wear=wear,
+        first=from_blank,
+        full=chip.full,
+        loads=chip.loads,
+        wear=chip.wear,
         layer_writes=by_layer,
     )
 

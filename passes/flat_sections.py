@@ -13,7 +13,7 @@ from ir.errors import XbcError
 from ir.module import Layer
 from ir.stages import UNUSED, Sectioned, Sliced, lowest_outputs
 from ir.target import Target
-from passes.sections import Cut, group_width
+from passes.sections import Cut, group_width, spared
 
 Key = Literal["none", "magnitude", "value"]
 
@@ -33,7 +33,9 @@ def check_gating(who: str, target: Target) -> None:
             )
 
 
-def flat_sections(layer: Layer, target: Target, by: Key, cut: Cut, most: int = 0) -> Sectioned:
+def flat_sections(
+    layer: Layer, target: Target, by: Key, cut: Cut, most: int = 0, spare: float = 0.0
+) -> Sectioned:
     """Sections of the flattened layer, or of runs of its outputs.
 
     Weights of equal key are dealt so that a section meets few outputs: in the order of their outputs to
@@ -43,6 +45,7 @@ def flat_sections(layer: Layer, target: Target, by: Key, cut: Cut, most: int = 0
         by: what the weights are sorted by, largest first; ``none``: as they lie.
         cut: see ``passes.sections.cut_outputs``.
         most: outputs that share sections at most, 0: all of the layer.
+        spare: see ``passes.sections.cut_outputs``.
     """
     body = layer.at(Sliced)
     outputs, inputs = body.shape
@@ -53,7 +56,7 @@ def flat_sections(layer: Layer, target: Target, by: Key, cut: Cut, most: int = 0
     for low, high in pairwise(edges):
         codes = body.codes[low:high].reshape(-1)
         for sign, members in _signs(body, codes):
-            table = _cut(codes, members, target.rows, by, cut)
+            table = _cut(codes, members, target.rows, by, cut, spare)
             tables.append(np.where(table >= 0, table + low * inputs, UNUSED))
             ranks.append(np.arange(len(table), dtype=np.int32))
             polarity.append(np.full(len(table), sign, np.int8))
@@ -80,16 +83,17 @@ def _signs(body: Sliced, codes: Array) -> Iterator[tuple[int, Array]]:
             yield sign, members
 
 
-def _cut(codes: Array, members: Array, rows: int, by: Key, cut: Cut) -> Array:
+def _cut(codes: Array, members: Array, rows: int, by: Key, cut: Cut, spare: float) -> Array:
     """``[sections, rows]`` int64 indices into ``codes``: the ``members``, sorted and cut."""
     key = -codes[members].astype(np.int32)
     if by != "value":
         key = -np.abs(key) if by == "magnitude" else np.zeros_like(key)
     order = np.argsort(key, kind="stable")
-    sections = -(-len(members) // rows)
+    sections = min(len(members), int(spared(np.array(-(-len(members) // rows)), spare)))
     place = np.arange(len(members), dtype=np.int64)
     if cut == "rank":
-        section, row = place // rows, place % rows
+        size = -(-len(members) // sections) if spare else rows
+        section, row = place // size, place % size
     else:
         section, row = place % sections, place // sections
         level = np.cumsum(np.diff(key[order], prepend=key[order[:1]]) != 0)

@@ -32,7 +32,7 @@ def group_width(layer: Layer, target: Target, most: int = 0) -> int:
 
 
 def cut_outputs(
-    order: Array, lengths: Array, rows: int, cut: Cut, extra: int = 0
+    order: Array, lengths: Array, rows: int, cut: Cut, spare: float = 0.0
 ) -> tuple[Array, Array, Array]:
     """Cuts sorted lists of inputs into sections.
 
@@ -41,15 +41,13 @@ def cut_outputs(
         lengths: ``[lists]``.
         rows: rows of a crossbar.
         cut: ``rank`` takes consecutive runs, ``stratified`` every k-th entry of a list cut in k.
-        extra: sections per list beyond the fewest that hold it.
+        spare: sections per list beyond the fewest that hold it, as a share of these.
     Returns: ``inputs [sections, rows]`` int32 (list by list, rank ascending), ``source [sections]`` (list
         of each section), ``rank [sections]``.
     """
     lists, n = order.shape
     lengths = np.asarray(lengths, np.int64)
-    count = np.where(lengths > 0, -(-lengths // rows) + extra, 0)
-    if extra:
-        count = np.minimum(count, lengths)
+    count = np.minimum(spared(-(-lengths // rows), spare), lengths)
     base = np.concatenate([[0], np.cumsum(count)])
     sections = int(base[-1])
     inputs = np.full((sections, rows), UNUSED, np.int32)
@@ -59,7 +57,7 @@ def cut_outputs(
         part = slice(start, min(lists, start + chunk))
         valid = position < lengths[part, None]
         k = np.maximum(count[part, None], 1)
-        if cut == "rank" and not extra:
+        if cut == "rank" and not spare:
             rank, row = position // rows, np.broadcast_to(position % rows, valid.shape)
             rank = np.broadcast_to(rank, valid.shape)
         elif cut == "rank":
@@ -73,6 +71,11 @@ def cut_outputs(
     return inputs, source, (np.arange(sections) - base[source]).astype(np.int32)
 
 
+def spared(sections: Array, spare: float) -> Array:
+    """Numbers of sections with the share of spare ones (to the nearest) added."""
+    return np.asarray(sections + np.floor(sections * spare + 0.5).astype(np.int64))
+
+
 def output_blocks(outputs: int, groups: int, width: int) -> Array:
     """``[blocks, width]`` int32: outputs that share rows, never across groups, ``UNUSED`` where short."""
     per_group = outputs // groups
@@ -82,7 +85,9 @@ def output_blocks(outputs: int, groups: int, width: int) -> Array:
     return block.reshape(groups * blocks_per_group, width)
 
 
-def sections_from_order(body: Sliced, blocks: Array, order: Array, target: Target, cut: Cut) -> Sectioned:
+def sections_from_order(
+    body: Sliced, blocks: Array, order: Array, target: Target, cut: Cut, spare: float = 0.0
+) -> Sectioned:
     """Section table of output blocks whose inputs are listed in ``order [blocks, inputs]``.
 
     Split layers get sections of either sign: with one output per block and free routing the list itself is
@@ -96,11 +101,11 @@ def sections_from_order(body: Sliced, blocks: Array, order: Array, target: Targe
         for start, behind in enumerate((negative, ~negative)):
             doubled[start::2] = np.take_along_axis(order, np.argsort(behind, axis=1, kind="stable"), axis=1)
         lengths = np.stack([n - negatives, negatives], axis=1).reshape(-1)
-        inputs, source, rank = cut_outputs(doubled, lengths, target.rows, cut)
+        inputs, source, rank = cut_outputs(doubled, lengths, target.rows, cut, spare)
         polarity = np.where(source % 2 == 0, 1, -1).astype(np.int8)
         outputs = blocks[source // 2]
     else:
-        inputs, source, rank = cut_outputs(order, np.full(lists, n), target.rows, cut)
+        inputs, source, rank = cut_outputs(order, np.full(lists, n), target.rows, cut, spare)
         outputs = blocks[source]
         polarity = np.zeros(len(rank), np.int8)
         if body.encoding == "split":

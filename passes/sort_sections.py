@@ -18,6 +18,7 @@ from passes.sections import Cut, natural_sections, output_blocks, sections_from_
 
 RANK_FROM = 6000
 SEEN_FROM = 100
+MOST_SPARE = 8.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class SortSections(Pass):
             every section holds the whole distribution of its output; ``auto``, layer by layer: rank where a
             layer has very many sections and each crossbar sees many of them (rank sections are alike inside a
             layer, stratified ones across layers), always stratified with scope=layer.
+        spare: sections beyond the fewest that hold an output's weights, as a share of these (0.5: half as many
+            again).  Their rows are filled in part, and match-rows leaves those empty whose levels fit least:
+            fewer writes for more loads, reads and row maps.
         max-outputs: outputs whose weights share sections at most, 0: all of the layer (scope=layer only).  Fewer
             need fewer reads, more make the sections more alike.
     """
@@ -46,9 +50,11 @@ class SortSections(Pass):
 
     by: Literal["magnitude", "value"] = "magnitude"
     cut: Literal["auto", "rank", "stratified"] = "auto"
+    spare: float = 0.0
     max_outputs: int = 0
 
     def __post_init__(self) -> None:
+        check(0 <= self.spare <= MOST_SPARE, f"sort-sections: spare = {self.spare} is outside 0..{MOST_SPARE}")
         check(self.max_outputs >= 0, f"sort-sections: max-outputs = {self.max_outputs} must not be negative")
 
     def run(self, module: Module, context: Context) -> Module:
@@ -69,14 +75,14 @@ class SortSections(Pass):
         if body.row_outputs is not None:
             check_gating(self.name, target)
             cut: Cut = "stratified" if self.cut == "auto" else self.cut
-            return by_rank(flat_sections(layer, target, self.by, cut, self.max_outputs))
+            return by_rank(flat_sections(layer, target, self.by, cut, self.max_outputs, self.spare))
         check(
             not self.max_outputs,
             f"sort-sections: max-outputs = {self.max_outputs}, but the sections of layer {layer.name!r} hold one "
             f"output each: use form-sections{{scope=layer}}",
         )
         cut = best_cut(body, target) if self.cut == "auto" else self.cut
-        return sorted_sections(layer, target, self.by, cut)
+        return sorted_sections(layer, target, self.by, cut, self.spare)
 
 
 def best_cut(body: Sectioned, target: Target) -> Cut:
@@ -88,10 +94,15 @@ def best_cut(body: Sectioned, target: Target) -> Cut:
     return "rank" if body.sections > RANK_FROM and per_crossbar > SEEN_FROM else "stratified"
 
 
-def sorted_sections(layer: Layer, target: Target, by: str, cut: Cut) -> Sectioned:
+def sorted_sections(layer: Layer, target: Target, by: str, cut: Cut, spare: float = 0.0) -> Sectioned:
     """The layer's section table with sorted rows, sections of equal rank next to each other."""
     body = layer.at(Sectioned)
     if target.routing == "block":
+        check(
+            not spare,
+            f"sort-sections: spare = {spare}, but target {target.name!r} has block routing, which fixes what a section "
+            f"holds; set routing=gather or spare=0",
+        )
         return by_rank(_sort_rows(natural_sections(layer, target, body.group_width), by))
     blocks = output_blocks(body.shape[0], layer.origin.groups, body.group_width)
     order = np.empty((len(blocks), body.shape[1]), np.int32)
@@ -99,7 +110,7 @@ def sorted_sections(layer: Layer, target: Target, by: str, cut: Cut) -> Sectione
     for start in range(0, len(blocks), chunk):
         part = blocks[start : start + chunk]
         order[start : start + chunk] = np.argsort(-_keys(body, part, by), axis=1, kind="stable")
-    return by_rank(sections_from_order(body, blocks, order, target, cut))
+    return by_rank(sections_from_order(body, blocks, order, target, cut, spare))
 
 
 def by_rank(body: Sectioned) -> Sectioned:

@@ -30,10 +30,15 @@ def layers(draw):
 
 SORTS = ["", *(f",sort-sections{{by={by},cut={cut}}}" for by in ("magnitude", "value")
                for cut in ("rank", "stratified", "auto"))]  # fmt: skip
+SPARE = [f",sort-sections{{cut={cut},spare={spare}}}" for cut in ("rank", "stratified") for spare in (0.5, 2)]
 
 
-@given(given_module=layers(), sort=st.sampled_from(SORTS))
+@given(given_module=layers(), sort=st.sampled_from(SORTS + SPARE))
 def test_every_weight_stands_in_one_section(given_module, sort):
+    if given_module.target.routing == "block" and "spare" in sort:
+        with pytest.raises(XbcError, match="block routing, which fixes what a section holds"):
+            compiled(FORM + sort, given_module)
+        return
     done = compiled(FORM + sort, given_module)
     check_module(done)
     layer = done.layers[0]
@@ -165,6 +170,20 @@ def test_rank_and_stratified_hold_their_promise(given_module, seed):
                         assert h.tolist() == flat[k :: len(held)].tolist()
 
 
+def test_spare_sections_cost_reads_and_save_writes():
+    rng = np.random.default_rng(1)
+    given_module = module([random_codes(rng, (16, 40)), random_codes(rng, (16, 40))], target(rows=16))
+    found = []
+    for spare in (0, 0.5, 1):
+        text = f"{FORM},sort-sections{{cut=stratified,spare={spare}}},order-sections,deal-sections,match-rows"
+        done = compiled(text, given_module)
+        found.append((done.layers[0].at(Sectioned).sections, count_module(done).steady.total))
+    assert [sections for sections, _ in found] == [48, 80, 96]
+    assert found[0][1] > found[1][1] > found[2][1]
+    with pytest.raises(XbcError, match=r"spare = 9\.0 is outside 0\.\.8"):
+        compiled(FORM + ",sort-sections{spare=9}", given_module)
+
+
 def test_fixed_routing_is_refused():
     with pytest.raises(XbcError, match=r"fixed routing.*routing=gather"):
         sections_of([[1, 2]], "", routing="fixed")
@@ -172,15 +191,16 @@ def test_fixed_routing_is_refused():
 
 @given(
     st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(1, 4),
-    st.sampled_from(["rank", "stratified"]), st.integers(0, 2),
+    st.sampled_from(["rank", "stratified"]), st.sampled_from([0.0, 0.5, 1.0, 2.5]),
 )  # fmt: skip
-def test_cut_outputs_with_extra_sections(lengths, rows, cut, extra):
+def test_cut_outputs_with_spare_sections(lengths, rows, cut, spare):
     order = np.tile(np.arange(9, dtype=np.int32), (len(lengths), 1))
-    inputs, source, rank = cut_outputs(order, np.array(lengths), rows, cut, extra)
+    inputs, source, rank = cut_outputs(order, np.array(lengths), rows, cut, spare)
     for i, length in enumerate(lengths):
         mine = inputs[source == i]
         assert sorted(mine[mine >= 0].tolist()) == list(range(length))
-        assert len(mine) <= min(-(-length // rows) + extra, length) or length == 0
+        fewest = -(-length // rows)
+        assert fewest <= len(mine) <= min(fewest + int(fewest * spare + 0.5), length)
         assert rank[source == i].tolist() == list(range(len(mine)))
 
 
@@ -189,7 +209,7 @@ def test_output_blocks_by_hand():
 
 
 LAYER = FORM + "{scope=layer}"
-FLAT_SORTS = ["", *(f",sort-sections{{by={by},cut={cut},max-outputs={most}}}" for by in ("magnitude", "value")
+FLAT_SORTS = ["", *SPARE, *(f",sort-sections{{by={by},cut={cut},max-outputs={most}}}" for by in ("magnitude", "value")
                     for cut in ("rank", "stratified", "auto") for most in (0, 1, 2))]  # fmt: skip
 
 

@@ -24,12 +24,12 @@ from passes.manager import Options, run_pipeline
 from passes.penalty import SENSITIVITIES
 from passes.pipeline import LEVELS, parse_pipeline
 from xbc.frontend import import_model
+from xbc.judge import Judge
 from xbc.sensitivity import model_sensitivities
 from xbc.sensitivity.diagonal import data_port
 from xbc.simulate.data import load_data
 from xbc.simulate.host import HostSession
 from xbc.targets import load_target
-from xbc.tuning import Judge
 
 WEIGHINGS = ("equal", "layer", "weight")
 

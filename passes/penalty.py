@@ -98,6 +98,12 @@ def grades_of(module: Module, sensitivities: Mapping[str, Array], detail: Detail
     return out
 
 
+def code_curvature(body: Quantized, sensitivities: Array) -> float:
+    """Mean second derivative of the loss by a code of a layer, from those by its weights."""
+    scale = np.broadcast_to(body.scale.astype(np.float64), body.shape[:1])
+    return float((sensitivities.mean(axis=1, dtype=np.float64) * scale**2).mean())
+
+
 FORBIDDEN = 1e12
 """Value of a state whose number the format does not have: no penalty is small enough to hold it."""
 

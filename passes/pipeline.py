@@ -21,18 +21,24 @@ LOSSY = 3
 """Level within a loss budget: level 2 with rows matched to, and cells held at, nearby codes."""
 
 
+MATCH_OVER_HOLD = 5.0
+"""Usual penalty of matching over that of holding."""
+
+
 def narrow(text: str, outputs: int) -> str:
     """A level's text with at most ``outputs`` outputs per section; 0 leaves it alone."""
     return text.replace("form-sections", f"form-sections{{outputs={outputs}}}") if outputs else text
 
 
-def level_text(level: int, lambda_: float = 0.0, pairs: bool = False) -> str:
+def level_text(
+    level: int, lambda_: float = 0.0, pairs: bool = False, ratio: float = MATCH_OVER_HOLD
+) -> str:
     """Pipeline of a level; level 3 needs the penalty ``lambda_`` (see ``match-rows`` and ``reprogram``).
 
     ``pairs``: weights are differential pairs whose representation level 2 may choose.
 
-    Rows are matched at ``MATCH_OVER_HOLD`` times the penalty of the dynamic programme: the assignment takes what
-    a row pays at once for granted, the programme sees what a write saves later on.
+    Rows are matched at ``ratio`` times the penalty of the dynamic programme: the assignment takes what a row pays
+    at once for granted, the programme sees what a write saves later on.
     """
     if level == LOSSY and pairs:
         near = f"lambda={lambda_:.6g}"
@@ -41,7 +47,7 @@ def level_text(level: int, lambda_: float = 0.0, pairs: bool = False) -> str:
         )
     if level == LOSSY:
         return (
-            f"{LEVELS[2]}{{lambda={MATCH_OVER_HOLD * lambda_:.6g}}},"
+            f"{LEVELS[2]}{{lambda={ratio * lambda_:.6g}}},"
             f"reprogram{{mode=optimal,lambda={lambda_:.6g}}}"
         )
     if level == 2 and pairs:
@@ -50,9 +56,6 @@ def level_text(level: int, lambda_: float = 0.0, pairs: bool = False) -> str:
         known = ", ".join(f"-O{known}" for known in (*LEVELS, LOSSY))
         raise XbcError(f"unknown level -O{level}; known: {known}")
     return LEVELS[level]
-
-
-MATCH_OVER_HOLD = 5.0
 
 
 def parse_pipeline(text: str) -> list[Pass]:

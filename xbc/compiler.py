@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from passes.base import Context, Pass, Progress
 from passes.manager import Hook, Options, PassRecord, Run, finish, run_pipeline
 from passes.pairs import free_pairs
 from passes.pipeline import LEVELS, LOSSY, format_pipeline, level_text, narrow, parse_pipeline
+from xbc.meter import Meter
 
 if TYPE_CHECKING:
     from xbc.frontend import Imported
@@ -103,7 +103,7 @@ def compile_model(
     from xbc.summary import count_all, write_cost
     from xbc.targets import load_target
 
-    started = time.perf_counter()
+    meter = Meter()
     source = Path(model)
     directory = check_output(Path(output) if output is not None else Path(f"{source.stem}.xbc"))
     chip = target if isinstance(target, Target) else load_target(target)
@@ -138,7 +138,8 @@ def compile_model(
     notes = list(imported.notes)
     if lossy:
         run, passes, loss = hold_within(
-            imported, source, Budget(data, report_data, max_drop, max_error), outputs, context, options, notes
+            imported, source, Budget(data, report_data, max_drop, max_error), outputs, context, options, notes,
+            meter,
         )
     else:
         run = run_pipeline(module, passes, context, options)
@@ -170,6 +171,7 @@ def compile_model(
         done, imported.host, directory, provenance=provenance, counts=counts, progress=context.progress
     )
     energy, duration = write_cost(*read_loads(directory), chip)
+    spent = meter.facts()
     summary = {
         "model": source.name,
         "target": chip.name,
@@ -180,7 +182,8 @@ def compile_model(
         "seed": seed,
         "output": str(directory),
         **({} if loss is None else {"loss": loss}),
-        "seconds": round(time.perf_counter() - started, 3),
+        "seconds": round(sum(row["seconds"] for row in spent.values()), 3),
+        "spent": spent,
         "passes": [pass_facts(record) for record in run.records],
     }
     return Compiled(directory, done, tuple(run.records), summary, tuple(notes))
@@ -248,12 +251,13 @@ def budget_options(
 
 def hold_within(
     imported: Imported, source: Path, budget: Budget, outputs: int, context: Context, options: Options,
-    notes: list[str],
+    notes: list[str], meter: Meter,
 ) -> tuple[Run, list[Pass], dict[str, Any]]:  # fmt: skip
     """Level 3: the run, its pipeline, and what it lost (the ``loss`` object of the summary)."""
+    from xbc.judge import Judge, split
     from xbc.simulate.data import load_data
     from xbc.simulate.host import HostSession
-    from xbc.tuning import Judge, bound_error, prepare, split, tune
+    from xbc.tuning import bound_error, prepare, tune
 
     loss: dict[str, Any]
     if budget.data is None:
@@ -270,8 +274,8 @@ def hold_within(
             report = load_data(budget.report_data, ports)
         placed, records = prepare(imported.module, context, options, outputs)
         limit = 1.0 if budget.max_drop is None else budget.max_drop
-        tuned = tune(placed, imported, source, calibration, limit, context)
-        facts = Judge(source, imported, report, context)(tuned.module)
+        tuned = tune(placed, imported, source, calibration, limit, context, meter)
+        facts = Judge(source, imported, report, context, meter)(tuned.module)
         loss = {
             "max_drop": limit,
             "calibration_samples": len(next(iter(calibration.inputs.values()))),

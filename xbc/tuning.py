@@ -1,8 +1,8 @@
 """Loss-driven partial reprogramming: the fewest writes whose loss on calibration data stays in a budget.
 
 One penalty per network is searched; how it divides over the layers comes from the second derivative of
-the loss (``xbc sensitivity``) on a few calibration samples.  The samples used here are never those the result
-is reported on.
+the loss (``xbc sensitivity``) on a few calibration samples, and so does the penalty the search begins with.  The
+samples used here are never those the result is reported on.
 """
 
 from __future__ import annotations
@@ -14,28 +14,41 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
-from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
-from ir.stages import Programmed
-from passes.base import Context, Pass
+from ir.stages import Placed, Programmed, Quantized
+from passes.base import Context
 from passes.counting import count_module, natural_module
 from passes.manager import Options, PassRecord, finish, run_pipeline
 from passes.pairs import free_pairs
-from passes.penalty import GRADES, SENSITIVITIES, uniform
-from passes.pipeline import LEVELS, LOSSY, level_text, narrow, parse_pipeline
-from xbc.frontend import Imported, host_with_weights, module_tensors
+from passes.penalty import GRADES, SENSITIVITIES, code_curvature, uniform
+from passes.pipeline import LEVELS, LOSSY, MATCH_OVER_HOLD, level_text, narrow, parse_pipeline
+from xbc.forecast import Forecast, lossy_steps, predicted_loss
+from xbc.frontend import Imported
+from xbc.judge import Judge, severity_of
+from xbc.meter import Meter
 from xbc.simulate.data import DataSet
-from xbc.simulate.host import HostSession
-from xbc.simulate.metrics import Comparison
 
-FIRST, STEP, LOWEST, HIGHEST = 0.1, 3.0, 1e-3, 10.0
-REFINEMENTS = 2
-FLIPS_PER_DROP = 4.0
-"""Changed predictions allowed per point of drop: on a few hundred samples the drop itself may look good by luck."""
+FIRST = 0.1
+"""Penalty the search begins with where there are no sensitivities."""
+ATTEMPTS, MOST_ATTEMPTS = 5, 9
+"""Programs tried once one fits the budget, and at most."""
+CLOSE = 1.1
+"""The search ends when a penalty inside the budget is within this factor of one outside."""
+NOTHING_LEFT = float("-inf")
+"""Severity of a program that cannot be improved."""
+LOSS_PER_DROP = 0.8
+"""Predicted loss (nats) aimed at first, per unit of allowed drop."""
+ONE_CROSSBAR = 16.0
+"""Penalty of matching over that of holding on one crossbar, of which no sample can be taken."""
 SENSITIVITY_SAMPLES = 12
+FORECASTS, FAR_OFF = 3, 1.6
+"""Whole programs made on one crossbar before one is judged; how far their predicted loss may be off."""
+SENSITIVITY_RUNS = "sensitivities"
+"""What a ``Meter`` calls the making of second derivatives."""
+TOLERANCE = 1e-9
+"""Of comparisons with the budget: 1 - 0.96 is not above 0.04."""
 ERROR_ROUNDS = 5
 SETTLING_ROUNDS = 6
 
@@ -46,11 +59,14 @@ class Point:
 
     Fields:
         lambda_: penalty of ``reprogram``.
+        match_lambda: penalty of ``match-rows``.
         writes, reduction: steady state per inference, against natural order.
         rms_error: root mean square code error over all weights, in LSB.
         drop, agreement: on the calibration samples (drop None without labels).
         expected_drop: likewise, see ``expected_drop``.
-        accepted: inside the budget.
+        predicted_loss: increase of the loss that second derivatives predict (nats), None without them.
+        severity: the largest share of its limit that drop, changed predictions or expected drop took.
+        accepted: inside the budget, severity at most 1.
     """
 
     lambda_: float
@@ -61,6 +77,9 @@ class Point:
     agreement: float | None
     accepted: bool
     expected_drop: float | None = None
+    match_lambda: float | None = None
+    predicted_loss: float | None = None
+    severity: float | None = None
 
     def facts(self) -> dict[str, Any]:
         """As a row of the trade-off curve."""
@@ -78,64 +97,6 @@ class Tuned:
     notes: list[str]
 
 
-def split(data: DataSet) -> tuple[DataSet, DataSet]:
-    """Even samples to calibrate, odd ones to report.  Raises XbcError for fewer than two samples."""
-    samples = len(next(iter(data.inputs.values())))
-    if samples < 2:
-        raise XbcError(
-            f"--data has {samples} sample(s): one half calibrates, the other is reported; give more"
-        )
-    halves = []
-    for start in (0, 1):
-        labels = None if data.labels is None else data.labels[start::2]
-        halves.append(DataSet({name: array[start::2] for name, array in data.inputs.items()}, labels))
-    return halves[0], halves[1]
-
-
-class Judge:
-    """Compares a module's effective weights with the unmodified model on fixed samples."""
-
-    def __init__(self, source: Path, imported: Imported, data: DataSet, context: Context) -> None:
-        """Runs the unmodified model once over ``data``."""
-        self.imported, self.data, self.threads = imported, data, context.threads
-        session = HostSession(source, threads=self.threads, name="the unmodified model")
-        self.inputs = {p.name: data.inputs[p.name] for p in session.inputs if p.name in data.inputs}
-        self.wanted = session.run(
-            self.inputs, progress=lambda what, done, total: context.progress("unmodified model", done, total)
-        )
-        self.progress = context.progress
-
-    def __call__(self, module: Module) -> dict[str, Any]:
-        """The facts of ``xbc evaluate`` for a module at stage Programmed."""
-        codes = {layer.name: layer.at(Programmed).effective_codes() for layer in module.layers}
-        model = host_with_weights(self.imported.host, module_tensors(module, codes))
-        session = HostSession(model, threads=self.threads, name="the compiled model")
-        outputs = session.run(
-            self.inputs, progress=lambda what, done, total: self.progress("evaluating", done, total)
-        )
-        comparison = Comparison(self.data.labels, None)
-        comparison.add(self.wanted, {name: outputs[name] for name in self.wanted})
-        result = comparison.result()
-        name = result["output"]
-        return result | {"expected_drop": expected_drop(self.wanted[name], outputs[name], self.data.labels)}
-
-
-def expected_drop(reference: Array, compiled: Array, labels: Array | None) -> float | None:
-    """Mean probability of the right class that is lost: the drop of a classifier that draws its answers.
-
-    It moves with every sample, where top-1 moves with the few that change sides, so that a search meets fewer
-    lucky ones.  Outputs ``[samples, classes]`` are probabilities or logits; None without a label per sample.
-    """
-    if labels is None or labels.ndim != 1 or reference[0].size < 2:
-        return None
-    chance = []
-    for output in (reference, compiled):
-        flat = output.reshape(len(output), -1).astype(np.float64)
-        given = bool(flat.min() >= 0 and np.allclose(flat.sum(1), 1, atol=1e-3))
-        chance.append((flat if given else softmax(flat, axis=1))[np.arange(len(labels)), labels])
-    return float(np.mean(chance[0] - chance[1]))
-
-
 def prepare(
     module: Module, context: Context, options: Options, outputs: int = 0
 ) -> tuple[Module, list[PassRecord]]:
@@ -146,7 +107,13 @@ def prepare(
 
 
 def tune(
-    placed: Module, imported: Imported, source: Path, data: DataSet, max_drop: float, context: Context
+    placed: Module,
+    imported: Imported,
+    source: Path,
+    data: DataSet,
+    max_drop: float,
+    context: Context,
+    meter: Meter | None = None,
 ) -> Tuned:
     """Searches the penalty of fewest writes whose top-1 drop on ``data`` is at most ``max_drop`` points.
 
@@ -154,89 +121,175 @@ def tune(
     program is returned and a note says so.
     """
     notes: list[str] = []
+    meter = meter or Meter()
     if SENSITIVITIES not in context.data:
-        _add_sensitivities(imported, data, context, notes)
-    judge = Judge(source, imported, data, context)
-    natural = count_module(natural_module(placed)).steady.total
-    curve: list[Point] = []
-    best: list[tuple[Module, list[PassRecord], float]] = []
-
-    def attempt(lambda_: float) -> bool:
-        module, records = _hold(placed, lambda_, context)
-        facts = judge(module)
-        if facts["agreement"] is None:
-            raise XbcError("--max-drop needs a classifier: the model's output has one value; use --max-error")
-        changed = 1 - facts["agreement"]
-        drop = facts["drop"]
-        limit = max_drop / 100
-        expected = facts["expected_drop"]
-        fits = changed <= limit if drop is None else drop <= limit and changed <= FLIPS_PER_DROP * limit
-        fits = fits and (expected is None or expected <= limit)
-        accepted = bool(fits)
-        writes = count_module(module).steady.total
-        reduction = natural / writes if writes else float("inf")
-        curve.append(
-            Point(lambda_, writes, reduction, rms_code_error(module), drop, facts["agreement"], accepted, expected)
-        )
-        if accepted and (not best or writes < min(p.writes for p in curve[:-1] if p.accepted)):
-            best[:] = [(module, records, lambda_)]
-        return accepted
-
-    _search(attempt)
-    curve.sort(key=lambda p: p.lambda_)
-    if not best:
+        with meter.measure(SENSITIVITY_RUNS):
+            _add_sensitivities(imported, data, context, notes)
+    trial = Trial(placed, Judge(source, imported, data, context, meter), max_drop / 100, context)
+    search(trial, trial.first())
+    trial.curve.sort(key=lambda p: p.lambda_)
+    if trial.best is None:
         notes.append(
             f"no penalty kept the drop within {max_drop} points on the calibration samples: the program is "
             f"lossless (trade-off curve in the manifest)"
         )
-        return _lossless(placed, context, curve, notes)
-    module, records, lambda_ = best[0]
-    return Tuned(module, level_text(LOSSY, lambda_, free_pairs(placed)), records, curve, notes)
+        return _lossless(placed, context, trial.curve, notes)
+    module, records, lambda_ = trial.best
+    context.facts |= trial.facts
+    text = level_text(LOSSY, lambda_, free_pairs(placed), trial.ratio)
+    return Tuned(module, text, trial.total(records), trial.curve, notes)
 
 
-def _search(attempt: Callable[[float], bool]) -> None:
-    """Steps down from ``FIRST`` while the budget holds (up while it does not), then bisects the logarithm."""
-    lambda_ = FIRST
-    good = attempt(lambda_)
-    inside = outside = None
-    while LOWEST < lambda_ < HIGHEST:
-        if good:
-            inside, lambda_ = lambda_, lambda_ / STEP
+class Trial:
+    """Programs of one placed module at several penalties, and what became of each.
+
+    Fields:
+        curve: a point for every program judged.
+        best: (module, records, penalty) of the fewest writes inside the budget, None before there is one.
+        ratio: penalty of matching over that of holding.
+    """
+
+    def __init__(self, placed: Module, judge: Judge, limit: float, context: Context) -> None:
+        """``limit``: allowed drop, 0..1."""
+        self.placed, self.judge, self.limit, self.context = placed, judge, limit, context
+        self.natural = count_module(natural_module(placed)).steady.total
+        self.curve: list[Point] = []
+        self.best: tuple[Module, list[PassRecord], float] | None = None
+        self.ratio = ONE_CROSSBAR if placed.target.crossbars == 1 else MATCH_OVER_HOLD
+        self.seconds: dict[str, float] = {}
+        self.facts: dict[str, Any] = {}
+        self._held: tuple[float, Module, list[PassRecord], dict[str, float]] | None = None
+
+    def first(self) -> float:
+        """The penalty to begin with: where second derivatives predict ``LOSS_PER_DROP``.
+
+        Seen on a sample of the crossbars, which also decides ``ratio``; on one crossbar on whole programs.
+        """
+        if SENSITIVITIES not in self.context.data:
+            return FIRST
+        wanted = LOSS_PER_DROP * self.limit
+        lambda_ = first_penalty(self.placed, wanted, self.context) / self.ratio
+        if self.placed.target.crossbars > 1:
+            self.context.progress("forecasting writes", 0, 1)
+            outlook = Forecast(self.placed, self.context).best(wanted, lambda_)
+            self.ratio = outlook.ratio
+            return outlook.lambda_
+        for _ in range(FORECASTS):
+            loss = predicted_loss(self.placed, self._hold(lambda_)[2], self.context)
+            if wanted / FAR_OFF < loss < wanted * FAR_OFF:
+                break
+            lambda_ *= float(np.clip(loss / wanted, 0.02, 50.0))
+        return lambda_
+
+    def _hold(self, lambda_: float) -> tuple[Module, list[PassRecord], dict[str, float]]:
+        """Rows matched and codes held at one penalty, and each layer's sum of squared code errors."""
+        if self._held is None or self._held[0] != lambda_:
+            self._held = None  # frees the last one before the next is made
+            module, records = _hold(self.placed, lambda_, self.ratio, self.context)
+            for record in records:
+                self.seconds[record.name] = self.seconds.get(record.name, 0.0) + record.seconds
+            self._held = (lambda_, module, records, squared_errors(module))
+        return self._held[1:]
+
+    def __call__(self, lambda_: float) -> float:
+        """The severity of one penalty's program; NOTHING_LEFT when it writes nothing and loses nothing."""
+        module, records, errors = self._hold(lambda_)
+        facts = self.judge(module)
+        if facts["agreement"] is None:
+            raise XbcError("--max-drop needs a classifier: the model's output has one value; use --max-error")
+        severity = severity_of(facts, self.limit)
+        accepted = severity <= 1 + TOLERANCE
+        writes = count_module(module).steady.total
+        if accepted and (self.best is None or writes < min(p.writes for p in self.curve if p.accepted)):
+            self.best = (module, records, lambda_)
+            self.facts = {name: self.context.facts[name] for name in ("reprogram",) if name in self.context.facts}
+        predicted = predicted_loss(self.placed, errors, self.context)
+        self.curve.append(
+            Point(
+                lambda_=lambda_,
+                match_lambda=lambda_ if free_pairs(self.placed) else self.ratio * lambda_,
+                writes=writes,
+                reduction=self.natural / writes if writes else float("inf"),
+                rms_error=float(np.sqrt(sum(errors.values()) / max(1, module.weights))),
+                drop=facts["drop"],
+                agreement=facts["agreement"],
+                expected_drop=facts["expected_drop"],
+                predicted_loss=predicted if SENSITIVITIES in self.context.data else None,
+                severity=severity,
+                accepted=accepted,
+            )
+        )
+        return NOTHING_LEFT if accepted and not writes else severity
+
+    def total(self, records: list[PassRecord]) -> list[PassRecord]:
+        """The records of one program with the seconds that each pass took over all programs."""
+        return [dataclasses.replace(record, seconds=self.seconds[record.name]) for record in records]
+
+
+def first_penalty(placed: Module, wanted: float, context: Context) -> float:
+    """A penalty of matching whose predicted loss should be ``wanted``: a write per load, and half the slope of
+    writes over loss at its square root."""
+    known = context.data[SENSITIVITIES]
+    weights = max(1, placed.weights)
+    mean = sum(code_curvature(x.at(Quantized), known[x.name]) * x.weights for x in placed.layers) / weights
+    writes = sum(layer.at(Placed).sections for layer in placed.layers)
+    return max(ONE_CROSSBAR * 0.25 * mean * writes / wanted, 1e-9)
+
+
+def search(severity: Callable[[float], float], lambda_: float) -> None:
+    """Tries penalties from ``lambda_`` on until one inside the budget (severity at most 1) is close to one outside.
+
+    Severity falls with the penalty, about in inverse proportion, and is noisy: steps follow it until the budget's
+    edge is bracketed, then the logarithm of the bracket is divided by it.
+    """
+    inside: tuple[float, float] | None = None
+    outside: tuple[float, float] | None = None
+    at = float(np.log(lambda_))
+    for turn in range(MOST_ATTEMPTS):
+        if turn >= ATTEMPTS and inside is not None:
+            return
+        share = severity(float(np.exp(at)))
+        if share == NOTHING_LEFT:
+            return
+        found = float(np.log(max(share, 0.05)))
+        if found <= TOLERANCE:
+            inside = (at, found) if inside is None or at < inside[0] else inside
         else:
-            outside, lambda_ = lambda_, lambda_ * STEP
+            outside = (at, found) if outside is None or at > outside[0] else outside
         if inside is not None and outside is not None:
-            break
-        found = attempt(lambda_)
-        if found != good:
-            inside, outside = (lambda_, outside) if found else (inside, lambda_)
-            break
-    if inside is None or outside is None:
-        return
-    for _ in range(REFINEMENTS):
-        middle = float(np.sqrt(inside * outside))
-        if attempt(middle):
-            inside = middle
+            if inside[0] - outside[0] < np.log(CLOSE):
+                return
+            share = outside[1] / max(outside[1] - inside[1], 1e-6)
+            at = outside[0] + (inside[0] - outside[0]) * float(np.clip(share, 0.3, 0.7))
         else:
-            outside = middle
+            at += float(np.sign(found + 1e-12) * np.clip(abs(found), np.log(1.2), np.log(5.0)))
 
 
-def _hold(placed: Module, lambda_: float, context: Context) -> tuple[Module, list[PassRecord]]:
+def squared_errors(module: Module) -> dict[str, float]:
+    """Sum of squared code errors by layer."""
+    errors = {}
+    for layer in module.layers:
+        body = layer.at(Programmed)
+        difference = body.effective_codes() - body.codes
+        errors[layer.name] = float(np.square(difference, dtype=np.float64).sum())
+    return errors
+
+
+def _hold(
+    placed: Module, lambda_: float, ratio: float, context: Context
+) -> tuple[Module, list[PassRecord]]:
     """Rows matched and codes held at one penalty."""
-    steps = _from_rows(level_text(LOSSY, lambda_, free_pairs(placed)))
-    run = run_pipeline(placed, steps, context, Options(verify_each=False, count_each=False))
+    run = run_pipeline(
+        placed, lossy_steps(placed, lambda_, ratio), context, Options(verify_each=False, count_each=False)
+    )
     return run.module, run.records
 
 
 def _lossless(placed: Module, context: Context, curve: list[Point], notes: list[str]) -> Tuned:
     """Level 2 when the budget allows nothing."""
     text = level_text(2, pairs=free_pairs(placed))
-    run = run_pipeline(placed, _from_rows(text), context)
+    run = run_pipeline(placed, parse_pipeline(text)[len(parse_pipeline(LEVELS[2])) - 1 :], context)
     return Tuned(finish(run.module), text, run.records, curve, notes)
-
-
-def _from_rows(text: str) -> list[Pass]:
-    """The passes of a level behind its placed sections."""
-    return parse_pipeline(text)[len(parse_pipeline(LEVELS[2])) - 1 :]
 
 
 def _add_sensitivities(imported: Imported, data: DataSet, context: Context, notes: list[str]) -> None:
@@ -269,7 +322,7 @@ def bound_error(placed: Module, max_error: float, context: Context) -> Tuned:
         if turn >= ERROR_ROUNDS:
             factor = {name: strict.get(name, factor[name] * 4) for name in names}
         context.data[GRADES] = {name: uniform(value) for name, value in factor.items()}
-        module, records = _hold(placed, 1.0, context)
+        module, records = _hold(placed, 1.0, MATCH_OVER_HOLD, context)
         errors = {layer.name: layer_error(layer.at(Programmed)) for layer in module.layers}
         kept = all(error <= max_error for error in errors.values())
         writes = count_module(module).steady.total

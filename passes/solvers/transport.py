@@ -16,7 +16,7 @@ FAR = np.int64(2**63 - 1)
 
 
 @njit(cache=True, nogil=True)
-def put(flow: Any, members: Any, count: Any, b: int, a: int, units: int) -> None:
+def put(flow: Any, members: Any, count: Any, b: Any, a: Any, units: Any) -> None:
     """Adds ``units`` (which may be negative) to ``flow[b, a]`` and keeps the list of the kinds that stand in b."""
     if flow[b, a] == 0:
         members[b, count[b]] = a

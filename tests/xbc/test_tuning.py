@@ -13,8 +13,9 @@ from passes.penalty import grades_of
 from passes.pipeline import parse_pipeline
 from xbc.chip import verify_program
 from xbc.compiler import compile_model
+from xbc.judge import expected_drop, severity_of, split
 from xbc.simulate.data import DataSet
-from xbc.tuning import _search, expected_drop, split
+from xbc.tuning import search
 
 MODELS = Path(__file__).parents[2] / "models"
 CNN = MODELS / "digits_cnn.onnx"
@@ -85,19 +86,45 @@ def test_halves_share_no_sample() -> None:
         split(DataSet({"x": np.zeros(1)}, None))
 
 
+@pytest.mark.parametrize("start", [1e-3, 0.1, 7.0])
 @pytest.mark.parametrize("limit", [1e-9, 0.004, 0.02, 0.1, 0.5, 3.0, 1e9])
-def test_search_ends_and_brackets_the_limit(limit: float) -> None:
+@pytest.mark.parametrize("slope", [0.5, 1.0, 2.0])
+def test_search_ends_and_brackets_the_limit(limit: float, start: float, slope: float) -> None:
     tried: list[float] = []
 
-    def attempt(value: float) -> bool:
+    def severity(value: float) -> float:
         tried.append(value)
-        return value >= limit
+        return float((limit / value) ** slope)
 
-    _search(attempt)
+    search(severity, start)
     assert len(tried) <= 9
-    inside = [value for value in tried if value >= limit]
-    if 0.002 < limit < 5:
-        assert min(inside) / limit < 3**0.5
+    inside = [value for value in tried if value >= limit * (1 - 1e-9)]
+    if start / 20 < limit < start * 20:
+        assert min(inside) / limit < 1.35
+
+
+def test_search_survives_noise() -> None:
+    """Whatever severities come, it ends, and it has tried a lower penalty than the first when that one fits."""
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        tried: list[tuple[float, float]] = []
+
+        def severity(value: float, rng: np.random.Generator = rng, tried: list[tuple[float, float]] = tried) -> float:
+            tried.append((value, float(rng.exponential(0.1 / value))))
+            return tried[-1][1]
+
+        search(severity, 0.1)
+        assert len(tried) <= 9
+        if tried[0][1] <= 1:
+            assert min(value for value, _ in tried) < 0.1
+
+
+def test_severity_is_the_worst_share_of_its_limit() -> None:
+    facts = {"agreement": 0.96, "drop": 0.005, "expected_drop": 0.002}
+    assert severity_of(facts, 0.01) == pytest.approx(1.0)  # 4 % changed of 4 % allowed
+    assert severity_of(facts | {"agreement": 1.0}, 0.01) == pytest.approx(0.5)
+    assert severity_of(facts | {"agreement": 1.0, "expected_drop": 0.03}, 0.01) == pytest.approx(3.0)
+    assert severity_of({"agreement": 0.98, "drop": None, "expected_drop": None}, 0.01) == pytest.approx(2.0)
 
 
 def test_sensitivities_of_another_model_are_refused() -> None:

@@ -177,6 +177,12 @@ def print_summary(facts: dict[str, Any]) -> None:
         rest.add_row("reads per section and product", f"{reads['phases'] / facts['sections']:.1f} (one per output)")
     rest.add_row("row maps in the hardware", console.quantity(facts["row_map_bytes"], "B"))
     rest.add_row("nodes with weights left to the host", console.count(len(facts["unmapped"])))
+    for kind, spent in facts["spent"].items():
+        times = f"{spent['times']} x, " if spent["times"] > 1 else ""
+        rest.add_row(
+            f"time {kind}" if kind == "compiling" else f"time of {kind}",
+            f"{times}{console.seconds(spent['seconds'])}, {spent['cpu_seconds']:.1f} CPU s",
+        )
     for name, value in loss_rows(facts.get("loss")):
         rest.add_row(name, value)
     out.print(rest)

@@ -10,7 +10,7 @@ scales can become depends on the residual sums, and is the solution of a linear 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -23,7 +23,7 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.stages import Float
 from xbc.frontend import Imported, host_with_weights, module_tensors
-from xbc.frontend.read import walk_graphs
+from xbc.rescale.names import Names, read_names
 
 Balance = Literal["weights", "activations", "both"]
 
@@ -93,14 +93,6 @@ def spread(values: Mapping[str, float]) -> float:
     return max(values.values()) / min(values.values()) if values else 1.0
 
 
-def _names(graph: onnx.GraphProto) -> Iterator[str]:
-    """Every tensor name that a body reads or returns, bodies inside it included."""
-    for inner in walk_graphs(graph):
-        for node in inner.node:
-            yield from node.input
-        yield from (o.name for o in inner.output)
-
-
 @dataclass
 class _Factors:
     """The ties between tensors' factors, as a union-find over tensor names."""
@@ -120,6 +112,7 @@ class _Factors:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(self.imported.host)
         self.graph = self.model.graph
+        self.taken = Names(self.graph)
         self.constants = {t.name: t for t in self.graph.initializer}
         self.by_node: dict[str, list[Any]] = {}
         for layer in self.imported.module.layers:
@@ -156,7 +149,7 @@ class _Factors:
     def _read(self, at: int, node: onnx.NodeProto) -> None:
         for attribute in node.attribute:  # what the bodies of a control flow read cannot carry a factor
             for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                self.fixed.update(_names(body))
+                self.fixed.update(read_names(body))
         mapped = self.by_node.get(node.name, [])
         if node.op_type in ("Conv", "Gemm", "MatMul") and len(mapped) == 1 and mapped[0].origin.operand == 1:
             free = node.op_type != "Gemm" or len(node.input) < 3 or node.input[2] in self.constants
@@ -278,7 +271,7 @@ class _Factors:
         if by == 1:
             return
         old = numpy_helper.to_array(self.constants[node.input[operand]])
-        name = f"{node.name or node.output[0]}.rescaled.{operand}"
+        name = self.taken.fresh(f"{node.name or node.output[0]}.rescaled.{operand}")
         self.graph.initializer.append(numpy_helper.from_array((old * by).astype(old.dtype), name))
         node.input[operand] = name
 
@@ -292,8 +285,8 @@ class _Factors:
             if abs(np.log(factor)) < 1e-9:
                 return name
             if name not in made:
-                made[name] = f"{name}.gained"
-                constant = f"{name}.gain"
+                made[name] = self.taken.fresh(f"{name}.gained")
+                constant = self.taken.fresh(f"{name}.gain")
                 self.graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float32), constant))
                 node = helper.make_node("Mul", [name, constant], [made[name]], name=made[name])
                 before.setdefault(at, []).append(node)
@@ -307,7 +300,7 @@ class _Factors:
         for value in self.graph.output:
             inner = gained(value.name, end)
             if inner != value.name:  # the output keeps its name, the scaled tensor gets another
-                scaled = f"{value.name}.scaled"
+                scaled = self.taken.fresh(f"{value.name}.scaled")
                 for node in self.graph.node:
                     for names in (node.input, node.output):
                         for i, name in enumerate(names):

@@ -22,6 +22,7 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.stages import Float
 from xbc.frontend import Imported, host_with_weights, module_tensors
+from xbc.rescale.names import Names
 
 SPLIT_TAKES_SIZES: Final = 13
 """First opset in which Split has the sizes as an input; before, they are an attribute."""
@@ -57,6 +58,7 @@ def unipolar_model(imported: Imported) -> Unipolar:
     model = host_with_weights(host, tensors)
     nodes = {node.name: node for node in model.graph.node}
     held = {t.name: t for t in model.graph.initializer}
+    taken = Names(model.graph)
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
     made, found, left = [], [], {}
     for layer in imported.module.layers:
@@ -74,7 +76,7 @@ def unipolar_model(imported: Imported) -> Unipolar:
         elif any(name and name not in held for name in nodes[layer.origin.node].input[2:]):
             left[layer.name] = "its bias is computed"
         else:
-            _shift(model.graph, nodes[layer.origin.node], held[layer.origin.tensor], layer, opset)
+            _shift(model.graph, nodes[layer.origin.node], held[layer.origin.tensor], layer, opset, taken)
             made.append(layer.name)
     _sort(model.graph, [node.name for node in imported.host.graph.node])
     del model.graph.value_info[:]
@@ -82,7 +84,7 @@ def unipolar_model(imported: Imported) -> Unipolar:
 
 
 def _shift(
-    graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, layer: Any, opset: int
+    graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, layer: Any, opset: int, taken: Names
 ) -> None:
     weights = numpy_helper.to_array(tensor)
     conv = node.op_type == "Conv"
@@ -99,22 +101,29 @@ def _shift(
     whole = np.concatenate([positive, column], axis=outputs_axis)
     tensor.CopyFrom(numpy_helper.from_array(whole.astype(weights.dtype), tensor.name))
 
-    stem, result = f"{layer.name}.unipolar", node.output[0]
+    result = node.output[0]
+    main, reference, shift, sums, plain = (
+        taken.fresh(f"{layer.name}.unipolar.{part}") for part in ("main", "reference", "shift", "sums", "plain")
+    )
     axis = 1 if conv else -1
     tail = [1, outputs] + [1] * (weights.ndim - 2) if conv else [outputs]
 
     def constant(name: str, value: Array) -> str:
-        graph.initializer.append(numpy_helper.from_array(value, f"{stem}.{name}"))
-        return f"{stem}.{name}"
+        fresh = taken.fresh(f"{layer.name}.unipolar.{name}")
+        graph.initializer.append(numpy_helper.from_array(value, fresh))
+        return fresh
+
+    def node_name(name: str) -> str:
+        return taken.fresh(f"{layer.name}.unipolar.{name}")
 
     bias = node.input[2] if len(node.input) > 2 else ""
     if bias:
         del node.input[2:]
         if node.op_type == "Gemm" and opset < GEMM_WITHOUT_BIAS:
             node.input.append(constant("zero", np.zeros(1, weights.dtype)))
-    node.output[0] = f"{stem}.sums"
+    node.output[0] = sums
     split = helper.make_node(
-        "Split", [node.output[0]], [f"{stem}.main", f"{stem}.reference"], axis=axis, name=f"{stem}.split"
+        "Split", [node.output[0]], [main, reference], axis=axis, name=node_name("split")
     )
     if opset < SPLIT_TAKES_SIZES:
         split.attribute.append(helper.make_attribute("split", [outputs, 1]))
@@ -124,15 +133,15 @@ def _shift(
         split,
         helper.make_node(
             "Mul",
-            [f"{stem}.reference", constant("offset", (low.reshape(tail) / top).astype(weights.dtype))],
-            [f"{stem}.shift"],
-            name=f"{stem}.mul",
+            [reference, constant("offset", (low.reshape(tail) / top).astype(weights.dtype))],
+            [shift],
+            name=node_name("mul"),
         ),
         helper.make_node(
             "Add",
-            [f"{stem}.main", f"{stem}.shift"],
-            [f"{stem}.plain" if bias else result],
-            name=f"{stem}.add",
+            [main, shift],
+            [plain if bias else result],
+            name=node_name("add"),
         ),
     ]
     if bias:
@@ -140,7 +149,7 @@ def _shift(
         beta = next((a.f for a in node.attribute if a.name == "beta"), 1.0) if node.op_type == "Gemm" else 1.0
         shaped = value.reshape(tail) if conv else value
         added = constant("bias", (shaped * np.float32(beta)).astype(value.dtype))
-        steps.append(helper.make_node("Add", [f"{stem}.plain", added], [result], name=f"{stem}.bias"))
+        steps.append(helper.make_node("Add", [plain, added], [result], name=node_name("bias")))
     graph.node.extend(steps)
 
 

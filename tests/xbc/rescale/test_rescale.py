@@ -24,7 +24,7 @@ TARGET = load_target("gather-128")
 
 
 def random_network(path, rng):
-    """Convolutions, a residual sum, pooling, a concat, dense layers of random sizes and scales."""
+    """Convolutions, norms, a residual sum, pooling, a concat, dense layers of random sizes and scales."""
     channels = int(rng.integers(2, 5))
     weights, nodes = {}, []
 
@@ -40,11 +40,20 @@ def random_network(path, rng):
         nodes.append(helper.make_node("Conv", names, [f"{name}.y"], name=name, pads=pads))
         return f"{name}.y"
 
-    def act(op, x, **attributes):
-        nodes.append(helper.make_node(op, [x], [f"{x}.{op}"], **attributes))
+    def act(op, x, *constants, **attributes):
+        nodes.append(helper.make_node(op, [x, *constants], [f"{x}.{op}"], **attributes))
         return f"{x}.{op}"
 
-    x = act("Relu", conv("c1", "x", 2, channels, 3))
+    def norm(op, x, width, *names, **attributes):
+        values = {n: rng.standard_normal(width) for n in names}
+        values |= {"var": rng.uniform(0.1, 4, width)} if "var" in names else {}
+        weights.update({f"{x}.{n}": v for n, v in values.items()})
+        return act(op, x, *(f"{x}.{n}" for n in names), **attributes)
+
+    x = conv("c1", "x", 2, channels, 3)
+    if rng.integers(2):
+        x = norm("BatchNormalization", x, channels, "gain", "shift", "mean", "var")
+    x = act("Relu", x)
     y = act("Relu", conv("c2", x, channels, channels, 3, bias=bool(rng.integers(2))))
     y = conv("c3", y, channels, channels, 1)
     nodes.append(helper.make_node("Add", [x, y], ["sum"]))
@@ -62,7 +71,8 @@ def random_network(path, rng):
     weights["g.b"] = rng.standard_normal(5)
     nodes.append(helper.make_node("Gemm", [f, "g.w", "g.b"], ["h"], name="gemm", transB=1, beta=0.5))
     weights["m.w"] = rng.standard_normal((5, 3)) * 30
-    nodes.append(helper.make_node("MatMul", [act("Relu", "h"), "m.w"], ["z"], name="matmul"))
+    h = norm("LayerNormalization", "h", 5, "gain", "shift") if rng.integers(2) else "h"
+    nodes.append(helper.make_node("MatMul", [act("Relu", h), "m.w"], ["z"], name="matmul"))
     graph = helper.make_graph(
         nodes,
         "net",
@@ -211,6 +221,29 @@ def test_reference_columns_in_every_opset(tmp_path, opset):
     assert check_same_function(imported, done.model, rng.standard_normal((2, 2, 6, 6)).astype(np.float32)) < 1e-5
     assert done.made == ("conv", "last")
     assert done.left == {"gemm": "its bias is computed"}
+
+
+@pytest.mark.parametrize("transform", [lambda m: rescale_model(m).model, lambda m: unipolar_model(m).model])
+def test_names_that_the_model_has_already_are_not_taken(tmp_path, transform):
+    rng = np.random.default_rng(3)
+    path = random_network(tmp_path / "m.onnx", rng)
+    imported = import_model(path, TARGET)
+    model, changed = onnx.load(path), transform(imported)
+
+    def names(graph):
+        return {t.name for t in graph.initializer} | {n for node in graph.node for n in (node.name, *node.output)}
+
+    new = sorted(names(changed.graph) - names(imported.host.graph) - {x.origin.tensor for x in imported.module.layers})
+    assert len(new) > 2
+    for name in new:  # the same network with all these names in use
+        model.graph.node.append(helper.make_node("Neg", ["x"], [name], name=name))
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2, 6, 6]))
+    onnx.save(model, tmp_path / "full.onnx")
+    imported = import_model(tmp_path / "full.onnx", TARGET)
+    changed = transform(imported)
+    onnx.checker.check_model(changed)
+    assert len(names(changed.graph)) > len(names(imported.host.graph))
+    assert check_same_function(imported, changed, rng.standard_normal((8, 2, 6, 6)).astype(np.float32)) < 1e-4
 
 
 def test_another_function_is_refused():

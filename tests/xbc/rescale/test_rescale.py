@@ -59,6 +59,8 @@ def random_network(path, rng):
     nodes.append(helper.make_node("Add", [x, y], ["sum"]))
     z = act("Relu", "sum") if rng.integers(2) else act("LeakyRelu", "sum", alpha=0.1)
     z = act("MaxPool", z, kernel_shape=[2, 2], strides=[2, 2])
+    if rng.integers(2):  # no convolution in front that could take it in
+        z = norm("BatchNormalization", z, channels, "gain", "shift", "mean", "var")
     side = act("Sigmoid", conv("c4", z, channels, 2, 1))
     nodes.append(helper.make_node("Concat", [z, side], ["both"], axis=1))
     f = (

@@ -22,13 +22,17 @@ ROUTINGS = {
 }
 
 CHOICES = {
-    "adc_range": ("full", "calibrated", "clipped"),
+    "adc_range": ("full", "calibrated", "shared", "clipped"),
     "adc_rounding": ("nearest", "floor"),
     "signed_inputs": ("twos-complement", "offset"),
-    "input_range": ("dynamic", "calibrated"),
+    "input_range": ("dynamic", "calibrated", "shared"),
     "error_law": ("normal", "lognormal"),
 }
 """Words that the text fields of ``Converters`` and ``Device`` may hold."""
+
+
+CALIBRATED = ("calibrated", "shared")
+"""Ranges that need calibration inputs: one for each layer, or one for all layers."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,14 @@ class Converters:
         adc_bits: an ADC gives codes ``0 .. 2**adc_bits - 1``.
         input_bits: bits of an input code, sign included.
         columns_per_adc: neighbouring columns that take turns at one ADC and so share its range.
-        adc_range: ``full`` (0 to what all rows could sum to), ``calibrated`` (0 to the largest sum seen on
-            calibration inputs), ``clipped`` (one code per unit of the sum, saturating at the top code).
+        adc_range: ``full`` (0 to what all rows could sum to), ``calibrated`` (0 to the largest sum that the layer
+            shows on calibration inputs), ``shared`` (the largest of these for all layers), ``clipped`` (one code
+            per unit of the sum, saturating at the top code).
         adc_rounding: ``nearest`` (halves up) or ``floor``.
         signed_inputs: ``twos-complement`` (a read of its own for the sign bit) or ``offset`` (inputs are
             shifted to be positive, the shift times the weights' sum is subtracted digitally).
-        input_range: ``dynamic`` (each sample's own extremes) or ``calibrated`` (fixed, from calibration
-            inputs).
+        input_range: ``dynamic`` (each sample's own extremes), ``calibrated`` (fixed for each layer, from
+            calibration inputs) or ``shared`` (the largest of these for all layers).
     """
 
     dac_bits: int = 1

@@ -12,7 +12,7 @@ import numpy as np
 
 from ir.arrays import Array
 from ir.errors import XbcError
-from ir.target import Converters, Target
+from ir.target import CALIBRATED, Converters, Target
 
 
 @dataclass(frozen=True)
@@ -153,17 +153,17 @@ def adc_for(target: Target, dac_top: int, calibrated: int | None, converters: Co
     Args:
         target: gives rows and levels, hence the largest sum the hardware can produce.
         dac_top: largest DAC code of a read.
-        calibrated: largest sum seen in calibration, needed for the ``calibrated`` range.
+        calibrated: largest sum seen in calibration, needed for the ``calibrated`` and ``shared`` ranges.
         converters: the target's, or a replacement of them.
-    Raises: XbcError when the range is ``calibrated`` and there is no calibration.
+    Raises: XbcError when the range needs a calibration and there is none.
     """
     floor = converters.adc_rounding == "floor"
     if converters.adc_range == "clipped":
         return Adc(converters.adc_bits, (1 << converters.adc_bits) - 1, floor)
-    if converters.adc_range == "calibrated":
+    if converters.adc_range in CALIBRATED:
         if calibrated is None:
             raise XbcError(
-                "adc_range = 'calibrated' needs calibration inputs: give --calibration SET.npz, or set "
+                f"adc_range = {converters.adc_range!r} needs calibration inputs: give --calibration SET.npz, or set "
                 "converters.adc_range to full or clipped"
             )
         return Adc(converters.adc_bits, max(1, calibrated), floor)

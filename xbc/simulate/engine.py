@@ -78,7 +78,7 @@ class IntegerEngine:
         layer: at stage Programmed.
         target: gives the ADC's full scale (rows, levels).
         converters: the target's, or a replacement; None: no ADC, column sums are summed as they are.
-        calibrated: for ``adc_range = 'calibrated'``: largest sum of each converter class.
+        calibrated: for a calibrated ``adc_range``: largest sum of each converter class.
         threads: of the compiled loops (BLAS has its own).
     Fields:
         body: the section table; where rows have outputs of their own, a section for each read (``reads``).

@@ -13,6 +13,7 @@ import onnx
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
+from ir.target import CALIBRATED
 from xbc.simulate.analog import AnalogEngine
 from xbc.simulate.data import DataSet
 from xbc.simulate.devices import ChipTrial, is_ideal
@@ -77,11 +78,12 @@ class Simulation:
             self.session.adopt(ranges)
         elif self.session.needs_calibration():
             if calibration is None:
-                inputs = module.target.converters.input_range == "calibrated"
+                converters = module.target.converters
+                inputs = converters.input_range in CALIBRATED
                 key, other = ("input_range", "dynamic") if inputs else ("adc_range", "full")
                 raise XbcError(
-                    f"converters.{key} = 'calibrated' needs calibration inputs: give --calibration SET.npz, "
-                    f"or --set converters.{key}={other}"
+                    f"converters.{key} = {getattr(converters, key)!r} needs calibration inputs: give "
+                    f"--calibration SET.npz, or --set converters.{key}={other}"
                 )
             self.session.calibrate(
                 calibration, percentile=settings.percentile, batch=batch, progress=progress

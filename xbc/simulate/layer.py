@@ -11,7 +11,7 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Layer
 from ir.stages import Quantized
-from ir.target import Converters
+from ir.target import CALIBRATED, Converters
 from xbc.simulate.converters import Coding, InputScale, finite, fit_inputs
 from xbc.simulate.engine import AdcCounts, Multiplier
 
@@ -140,11 +140,11 @@ class LayerSimulator:
         """
         if self.given is not None:
             return [(None, self.given)]
-        if self.converters.input_range == "calibrated":
+        if self.converters.input_range in CALIBRATED:
             if not self.extremes.samples:
                 raise XbcError(
-                    f"layer {self.layer.name!r}: input_range = 'calibrated' needs calibration inputs: give "
-                    f"--calibration SET.npz, or set converters.input_range = dynamic"
+                    f"layer {self.layer.name!r}: input_range = {self.converters.input_range!r} needs calibration "
+                    f"inputs: give --calibration SET.npz, or set converters.input_range = dynamic"
                 )
             return [
                 (None, fit_inputs(np.array(self.extremes.low), np.array(self.extremes.high), self.converters))

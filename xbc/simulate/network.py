@@ -13,7 +13,7 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Layer, Module
 from ir.stages import Programmed
-from ir.target import Converters, Target
+from ir.target import CALIBRATED, Converters, Target
 from xbc.frontend.weights import layer_tensor
 from xbc.simulate.converters import Coding, InputScale, check_converters
 from xbc.simulate.engine import IntegerEngine
@@ -135,7 +135,7 @@ class CrossbarSession(HostSession):
 
     def needs_calibration(self) -> bool:
         """Whether some range is to come from calibration inputs."""
-        return "calibrated" in (self.converters.input_range, self.converters.adc_range if self.adc else "")
+        return self.converters.input_range in CALIBRATED or (self.adc and self.converters.adc_range in CALIBRATED)
 
     def calibrate(
         self, inputs: Mapping[str, Array], *, percentile: float = 99.99, batch: Batch = None,
@@ -149,13 +149,15 @@ class CrossbarSession(HostSession):
         """
         if not 0 < percentile <= 100:
             raise XbcError(f"a calibration percentile of {percentile} is outside 0..100")
-        if self.converters.input_range == "calibrated":
+        if self.converters.input_range in CALIBRATED:
             for layer in self.layers.values():
                 layer.calibrating, layer.extremes = True, Extremes()
             self._drain(inputs, batch, progress)
             for layer in self.layers.values():
                 layer.calibrating = False
-        if self.adc and self.converters.adc_range == "calibrated":
+            if self.converters.input_range == "shared":
+                self._share_inputs()
+        if self.adc and self.converters.adc_range in CALIBRATED:
             self.histograms = {}
             for name, layer in self.layers.items():
                 layer.count_sums, layer.counted = self._counter(name), 0
@@ -163,7 +165,18 @@ class CrossbarSession(HostSession):
             for name, layer in self.layers.items():
                 layer.count_sums = None
                 self.ranges[name] = _percentiles(self.histograms[name], percentile)
-                self._engine(name).set_ranges(self.ranges[name])
+            if self.converters.adc_range == "shared":
+                largest = max((max(sums) for sums in self.ranges.values()), default=0)
+                self.ranges = dict.fromkeys(self.ranges, (largest,))
+            for name, sums in self.ranges.items():
+                self._engine(name).set_ranges(sums)
+
+    def _share_inputs(self) -> None:
+        """One full scale for the inputs of all layers; a layer that saw no negative input stays unsigned."""
+        seen = [layer.extremes for layer in self.layers.values() if layer.given is None]
+        reach = max((max(-x.low, x.high) for x in seen), default=0.0)
+        for extremes in seen:
+            extremes.low, extremes.high = -reach if extremes.low < 0 else 0.0, reach
 
     def calibration(self) -> Ranges:
         """What ``calibrate`` found, for another session of the same program to ``adopt``."""

@@ -178,7 +178,9 @@ def test_missing_calibration_and_contradictions_are_refused() -> None:
     host, module = compiled(MODELS / "digits_cnn.onnx")
     for settings, message in (
         ({"input_range": "calibrated"}, "needs calibration inputs"),
-        ({"adc_range": "calibrated"}, "needs calibration inputs"),
+        ({"adc_range": "calibrated"}, "'calibrated' needs calibration inputs"),
+        ({"input_range": "shared"}, "'shared' needs calibration inputs"),
+        ({"adc_range": "shared"}, "'shared' needs calibration inputs"),
         ({"dac_bits": 9}, "dac_bits = 9 is above input_bits = 8"),
         ({"input_bits": 1, "dac_bits": 1}, "cannot represent negative inputs"),
     ):
@@ -209,6 +211,32 @@ def test_calibrated_ranges_come_from_the_set() -> None:
     # sums stay far below 32 rows of ones: the calibrated range resolves them better
     assert session.reports()[0].snr_db > full.reports()[0].snr_db
     assert all(r.conversions > 0 for r in session.reports())
+
+
+def test_shared_ranges_are_the_largest_of_all_layers() -> None:
+    host, module = compiled(MODELS / "digits_cnn.onnx")
+    data = np.load(MODELS / "digits_calib.npz")
+    sessions = {}
+    for word in ("calibrated", "shared"):
+        settings = converter_settings(module.target, {"adc_range": word, "input_range": word})
+        session = sessions[word] = CrossbarSession(host, module, converters=settings)
+        name = session.inputs[0].name
+        session.calibrate({name: data[name][:50] - 0.25})
+    own, shared = sessions["calibrated"], sessions["shared"]
+    reach = max(max(-x.extremes.low, x.extremes.high) for x in own.layers.values())
+    lows = set()
+    for name, layer in shared.layers.items():
+        assert layer.extremes.high == reach
+        lows.add(layer.extremes.low)
+        assert (layer.extremes.low < 0) == (own.layers[name].extremes.low < 0)
+    assert lows == {0.0, -reach}  # the input has negative values, what follows a ReLU has none
+    assert len(set(shared.ranges.values())) == 1
+    assert {len(r) for r in shared.ranges.values()} == {1}
+    again = CrossbarSession(host, module, converters=shared.converters)
+    again.adopt(shared.calibration())
+    x = {shared.inputs[0].name: data[shared.inputs[0].name][:5]}
+    for a, b in zip(shared.run(x), again.run(x), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_crossbars_inside_the_branches_of_an_if(tmp_path: Path) -> None:

@@ -30,6 +30,11 @@ def narrow(text: str, outputs: int) -> str:
     return text.replace("form-sections", f"form-sections{{outputs={outputs}}}") if outputs else text
 
 
+def requantize(text: str, options: str) -> str:
+    """A level's text with options for ``quantize``; none leaves it alone."""
+    return f"quantize{{{options}}}{text.removeprefix('quantize')}" if options else text
+
+
 def level_text(
     level: int, lambda_: float = 0.0, pairs: bool = False, ratio: float = MATCH_OVER_HOLD
 ) -> str:

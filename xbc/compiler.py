@@ -21,7 +21,7 @@ from ir.verify import check_module
 from passes.base import Context, Pass, Progress
 from passes.manager import Hook, Options, PassRecord, Run, finish, run_pipeline
 from passes.pairs import free_pairs
-from passes.pipeline import LEVELS, LOSSY, format_pipeline, level_text, narrow, parse_pipeline
+from passes.pipeline import LEVELS, LOSSY, format_pipeline, level_text, narrow, parse_pipeline, requantize
 from xbc.meter import Meter
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def compile_model(
     pipeline: str | None = None,
     level: int = DEFAULT_LEVEL,
     outputs: int = 0,
+    quantize: str | None = None,
     sensitivities: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
     report_data: str | os.PathLike[str] | None = None,
@@ -84,6 +85,8 @@ def compile_model(
             is completed with ``deal-sections``.
         level: 0..3, see ``passes.pipeline``; 3 holds codes within a loss budget.
         outputs: most outputs that share the rows of a section, for levels; 0: as many as the target allows.
+        quantize: options of ``quantize`` for levels (``granularity=channel,bits=7``); None: the defaults, and what
+            leaves the fewest writes at level 3 with ``data``.
         sensitivities: file of ``xbc sensitivity`` for this model, for the passes that use it.
         data: ``.npz`` that level 3 calibrates on; half of it, unless ``report_data`` is given, is kept for the
             report.
@@ -113,7 +116,10 @@ def compile_model(
     check_budget(lossy, data, report_data, max_drop, max_error)
     if outputs and pipeline is not None:
         raise XbcError(f"outputs per section belong to a level; in a pipeline say form-sections{{outputs={outputs}}}")
-    passes = [] if lossy else select_passes(pipeline, level, outputs)
+    if quantize is not None and pipeline is not None:
+        raise XbcError(f"options of quantize belong to a level; in a pipeline say quantize{{{quantize}}}")
+    parse_pipeline(requantize("quantize", quantize or ""))  # refused before the work starts
+    passes = [] if lossy else select_passes(pipeline, level, outputs, quantize or "")
     context = Context(seed=seed, threads=threads)
     if progress is not None:
         context.progress = progress
@@ -127,7 +133,7 @@ def compile_model(
             + (f"; {len(module.unmapped)} nodes stay in the host graph" if module.unmapped else "")
         )
     if pipeline is None and not lossy and free_pairs(module):
-        passes = parse_pipeline(narrow(level_text(level, pairs=True), outputs))
+        passes = parse_pipeline(requantize(narrow(level_text(level, pairs=True), outputs), quantize or ""))
     if sensitivities is not None:
         from xbc.sensitivity import load_sensitivities
 
@@ -139,7 +145,7 @@ def compile_model(
     if lossy:
         run, passes, loss = hold_within(
             imported, source, Budget(data, report_data, max_drop, max_error), outputs, context, options, notes,
-            meter,
+            meter, quantize,
         )
     else:
         run = run_pipeline(module, passes, context, options)
@@ -159,6 +165,7 @@ def compile_model(
     if lossy:
         chosen = budget_options(data, report_data, max_drop, max_error)
         chosen += ["--outputs-per-section", str(outputs)] if outputs else []
+        chosen += ["--quantize", quantize] if quantize is not None else []
     changed = [
         f"--set={key}={value if isinstance(value, str) else json.dumps(value)}"
         for key, value in (settings or {}).items()
@@ -189,11 +196,11 @@ def compile_model(
     return Compiled(directory, done, tuple(run.records), summary, tuple(notes))
 
 
-def select_passes(pipeline: str | None, level: int, outputs: int = 0) -> list[Pass]:
+def select_passes(pipeline: str | None, level: int, outputs: int = 0, quantize: str = "") -> list[Pass]:
     """The passes of a pipeline text, or of a level when there is none."""
     if pipeline is not None:
         return parse_pipeline(pipeline)
-    return parse_pipeline(narrow(level_text(level), outputs))
+    return parse_pipeline(requantize(narrow(level_text(level), outputs), quantize))
 
 
 @dataclass(frozen=True)
@@ -251,17 +258,17 @@ def budget_options(
 
 def hold_within(
     imported: Imported, source: Path, budget: Budget, outputs: int, context: Context, options: Options,
-    notes: list[str], meter: Meter,
+    notes: list[str], meter: Meter, quantize: str | None,
 ) -> tuple[Run, list[Pass], dict[str, Any]]:  # fmt: skip
     """Level 3: the run, its pipeline, and what it lost (the ``loss`` object of the summary)."""
     from xbc.judge import Judge, split
     from xbc.simulate.data import load_data
     from xbc.simulate.host import HostSession
-    from xbc.tuning import bound_error, prepare, tune
+    from xbc.tuning import add_sensitivities, bound_error, prepare, tune_best
 
     loss: dict[str, Any]
     if budget.data is None:
-        placed, records = prepare(imported.module, context, options, outputs)
+        placed, records = prepare(imported.module, context, options, outputs, quantize or "")
         limit = 0.5 if budget.max_error is None else budget.max_error
         tuned = bound_error(placed, limit, context)
         loss = {"max_error": limit}
@@ -272,19 +279,23 @@ def hold_within(
             calibration, report = split(calibration)
         else:
             report = load_data(budget.report_data, ports)
-        placed, records = prepare(imported.module, context, options, outputs)
         limit = 1.0 if budget.max_drop is None else budget.max_drop
-        tuned = tune(placed, imported, source, calibration, limit, context, meter)
+        add_sensitivities(imported, calibration, context, notes, meter)
+        judge = Judge(source, imported, calibration, context, meter)
+        chosen = tune_best(imported.module, judge, limit, context, options, outputs, quantize)
+        tuned, records, quantize = chosen.tuned, chosen.records, chosen.quantize
         facts = Judge(source, imported, report, context, meter)(tuned.module)
         loss = {
             "max_drop": limit,
             "calibration_samples": len(next(iter(calibration.inputs.values()))),
             **facts,
+            "quantizers": chosen.candidates,
         }
     loss["curve"] = [point.facts() for point in tuned.curve]
     context.facts["loss"] = loss
     notes += tuned.notes
-    return Run(tuned.module, records + tuned.records), parse_pipeline(narrow(tuned.text, outputs)), loss
+    text = requantize(narrow(tuned.text, outputs), quantize or "")
+    return Run(tuned.module, records + tuned.records), parse_pipeline(text), loss
 
 
 def missing_passes(module: Module) -> list[Pass]:

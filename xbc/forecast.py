@@ -22,6 +22,8 @@ SHARE = 16
 """One crossbar in so many is looked at (of fewer crossbars, one)."""
 RATIOS = (4.0, 8.0, 16.0)
 """Penalties of matching over those of holding that are compared."""
+ONE_CROSSBAR = 16.0
+"""Penalty of matching over that of holding on one crossbar, of which no sample can be taken."""
 SLOPE = -0.9
 """Exponent of the penalty in the predicted loss, as a first guess."""
 STEPS = 5
@@ -74,6 +76,16 @@ def lossy_steps(module: Module, lambda_: float, ratio: float) -> list[Pass]:
     """The passes of level 3 behind the placed sections."""
     text = level_text(LOSSY, lambda_, free_pairs(module), ratio)
     return parse_pipeline(text)[-2:]
+
+
+def first_penalty(placed: Module, wanted: float, context: Context) -> float:
+    """A penalty of matching whose predicted loss should be ``wanted``: a write per load, and half the slope of
+    writes over loss at its square root."""
+    known = context.data[SENSITIVITIES]
+    weights = max(1, placed.weights)
+    mean = sum(code_curvature(x.at(Quantized), known[x.name]) * x.weights for x in placed.layers) / weights
+    writes = sum(layer.at(Placed).sections for layer in placed.layers)
+    return max(ONE_CROSSBAR * 0.25 * mean * writes / wanted, 1e-9)
 
 
 class Forecast:

@@ -10,24 +10,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ir.errors import XbcError
 from ir.module import Module
-from ir.stages import Placed, Programmed, Quantized
+from ir.stages import Programmed
 from passes.base import Context
 from passes.counting import count_module, natural_module
 from passes.manager import Options, PassRecord, finish, run_pipeline
 from passes.pairs import free_pairs
-from passes.penalty import GRADES, SENSITIVITIES, code_curvature, uniform
-from passes.pipeline import LEVELS, LOSSY, MATCH_OVER_HOLD, level_text, narrow, parse_pipeline
-from xbc.forecast import Forecast, lossy_steps, predicted_loss
+from passes.penalty import GRADES, SENSITIVITIES, uniform
+from passes.pipeline import LEVELS, LOSSY, MATCH_OVER_HOLD, level_text, narrow, parse_pipeline, requantize
+from xbc.forecast import ONE_CROSSBAR, Forecast, first_penalty, lossy_steps, predicted_loss
 from xbc.frontend import Imported
 from xbc.judge import Judge, severity_of
 from xbc.meter import Meter
+from xbc.quantizers import Candidate, finalists, may_choose, rank
 from xbc.simulate.data import DataSet
 
 FIRST = 0.1
@@ -40,8 +40,6 @@ NOTHING_LEFT = float("-inf")
 """Severity of a program that cannot be improved."""
 LOSS_PER_DROP = 0.8
 """Predicted loss (nats) aimed at first, per unit of allowed drop."""
-ONE_CROSSBAR = 16.0
-"""Penalty of matching over that of holding on one crossbar, of which no sample can be taken."""
 SENSITIVITY_SAMPLES = 12
 FORECASTS, FAR_OFF = 3, 1.6
 """Whole programs made on one crossbar before one is judged; how far their predicted loss may be off."""
@@ -98,46 +96,72 @@ class Tuned:
 
 
 def prepare(
-    module: Module, context: Context, options: Options, outputs: int = 0
+    module: Module, context: Context, options: Options, outputs: int = 0, quantize: str = ""
 ) -> tuple[Module, list[PassRecord]]:
-    """The part of level 3 that does not depend on the penalty: up to placed sections (``outputs``: see ``narrow``)."""
-    steps = [step for step in parse_pipeline(narrow(LEVELS[2], outputs)) if step.name != "match-rows"]
+    """The part of level 3 that does not depend on the penalty: up to placed sections (``outputs``: see ``narrow``,
+    ``quantize``: see ``requantize``)."""
+    text = requantize(narrow(LEVELS[2], outputs), quantize)
+    steps = [step for step in parse_pipeline(text) if step.name != "match-rows"]
     run = run_pipeline(module, steps, context, options)
     return run.module, run.records
 
 
-def tune(
-    placed: Module,
-    imported: Imported,
-    source: Path,
-    data: DataSet,
-    max_drop: float,
-    context: Context,
-    meter: Meter | None = None,
-) -> Tuned:
-    """Searches the penalty of fewest writes whose top-1 drop on ``data`` is at most ``max_drop`` points.
+def tune(placed: Module, judge: Judge, max_drop: float, context: Context) -> Tuned:
+    """Searches the penalty of fewest writes whose top-1 drop on ``judge``'s samples is at most ``max_drop`` points.
 
     Without labels the budget bounds the share of changed predictions.  When nothing fits, the lossless
     program is returned and a note says so.
     """
-    notes: list[str] = []
-    meter = meter or Meter()
-    if SENSITIVITIES not in context.data:
-        with meter.measure(SENSITIVITY_RUNS):
-            _add_sensitivities(imported, data, context, notes)
-    trial = Trial(placed, Judge(source, imported, data, context, meter), max_drop / 100, context)
+    trial = Trial(placed, judge, max_drop / 100, context)
     search(trial, trial.first())
     trial.curve.sort(key=lambda p: p.lambda_)
     if trial.best is None:
-        notes.append(
+        note = (
             f"no penalty kept the drop within {max_drop} points on the calibration samples: the program is "
             f"lossless (trade-off curve in the manifest)"
         )
-        return _lossless(placed, context, trial.curve, notes)
+        return _lossless(placed, context, trial.curve, [note])
     module, records, lambda_ = trial.best
     context.facts |= trial.facts
     text = level_text(LOSSY, lambda_, free_pairs(placed), trial.ratio)
-    return Tuned(module, text, trial.total(records), trial.curve, notes)
+    return Tuned(module, text, trial.total(records), trial.curve, [])
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The tuned program, the options its weights were quantised with, records up to placing, rows of candidates."""
+
+    tuned: Tuned
+    quantize: str
+    records: list[PassRecord]
+    candidates: list[dict[str, Any]]
+
+
+def tune_best(
+    module: Module, judge: Judge, max_drop: float, context: Context, options: Options,
+    outputs: int = 0, quantize: str | None = None,
+) -> Chosen:  # fmt: skip
+    """``tune`` with the way to quantise that leaves the fewest writes; ``quantize`` fixes it."""
+    ranked: list[Candidate] = []
+    tried = [quantize or ""]
+    if quantize is None and may_choose(module, context):
+        ranked = rank(module, LOSS_PER_DROP * max_drop / 100, context, outputs)
+        tried = [candidate.options for candidate in finalists(ranked)]
+    best: Chosen | None = None
+    written: dict[str, int] = {}
+    for text in tried:
+        facts = dict(context.facts)
+        placed, records = prepare(module, context, options, outputs, text)
+        tuned = tune(placed, judge, max_drop, context)
+        written[text] = count_module(tuned.module).steady.total
+        if best is not None and written[text] >= written[best.quantize]:
+            context.facts.clear()
+            context.facts.update(facts)
+            continue
+        best = Chosen(tuned, text, records, [])
+    assert best is not None
+    rows = [c.facts() | {"writes": written.get(c.options), "chosen": c.options == best.quantize} for c in ranked]
+    return dataclasses.replace(best, candidates=rows)
 
 
 class Trial:
@@ -192,7 +216,8 @@ class Trial:
         return self._held[1:]
 
     def __call__(self, lambda_: float) -> float:
-        """The severity of one penalty's program; NOTHING_LEFT when it writes nothing and loses nothing."""
+        """The severity of one penalty's program; NOTHING_LEFT when no other penalty can do better: it writes nothing
+        inside the budget, or holds nothing at all."""
         module, records, errors = self._hold(lambda_)
         facts = self.judge(module)
         if facts["agreement"] is None:
@@ -219,21 +244,11 @@ class Trial:
                 accepted=accepted,
             )
         )
-        return NOTHING_LEFT if accepted and not writes else severity
+        return NOTHING_LEFT if (accepted and not writes) or not any(errors.values()) else severity
 
     def total(self, records: list[PassRecord]) -> list[PassRecord]:
         """The records of one program with the seconds that each pass took over all programs."""
         return [dataclasses.replace(record, seconds=self.seconds[record.name]) for record in records]
-
-
-def first_penalty(placed: Module, wanted: float, context: Context) -> float:
-    """A penalty of matching whose predicted loss should be ``wanted``: a write per load, and half the slope of
-    writes over loss at its square root."""
-    known = context.data[SENSITIVITIES]
-    weights = max(1, placed.weights)
-    mean = sum(code_curvature(x.at(Quantized), known[x.name]) * x.weights for x in placed.layers) / weights
-    writes = sum(layer.at(Placed).sections for layer in placed.layers)
-    return max(ONE_CROSSBAR * 0.25 * mean * writes / wanted, 1e-9)
 
 
 def search(severity: Callable[[float], float], lambda_: float) -> None:
@@ -292,7 +307,17 @@ def _lossless(placed: Module, context: Context, curve: list[Point], notes: list[
     return Tuned(finish(run.module), text, run.records, curve, notes)
 
 
-def _add_sensitivities(imported: Imported, data: DataSet, context: Context, notes: list[str]) -> None:
+def add_sensitivities(
+    imported: Imported, data: DataSet, context: Context, notes: list[str], meter: Meter
+) -> None:
+    """Puts second derivatives on a few samples into the context unless it has some; a note says why not."""
+    if SENSITIVITIES in context.data:
+        return
+    with meter.measure(SENSITIVITY_RUNS):
+        _find_sensitivities(imported, data, context, notes)
+
+
+def _find_sensitivities(imported: Imported, data: DataSet, context: Context, notes: list[str]) -> None:
     from xbc.sensitivity.diagonal import data_port, model_sensitivities
 
     try:

@@ -46,6 +46,10 @@ from xbc.cli.options import (
     help="Outputs that share a section's rows in -O levels; fewer than the target allows: fewer writes, more reads.",
 )  # fmt: skip
 @click.option(
+    "--quantize", metavar="OPTIONS",
+    help="Options of quantize for a level, e.g. 'granularity=channel,bits=7'; '' keeps -O3 from choosing them.",
+)
+@click.option(
     "--sensitivities",
     type=click.Path(path_type=Path),
     help="File of 'xbc sensitivity' for this model, for select-write-verify and reprogram.",
@@ -67,9 +71,10 @@ from xbc.cli.options import (
 @quiet_option
 def command(
     model: Path, output: Path | None, target: str, settings: dict[str, Any], level: int | None,
-    pipeline: str | None, outputs: int, sensitivities: Path | None, data: Path | None, report_data: Path | None,
-    max_drop: float | None, max_error: float | None, seed: int, threads: int, print_before: str | None,
-    print_after: str | None, time_passes: bool, verify_each: bool, as_json: bool, quiet: bool,
+    pipeline: str | None, outputs: int, quantize: str | None, sensitivities: Path | None, data: Path | None,
+    report_data: Path | None, max_drop: float | None, max_error: float | None, seed: int, threads: int,
+    print_before: str | None, print_after: str | None, time_passes: bool, verify_each: bool, as_json: bool,
+    quiet: bool,
 ) -> None:  # fmt: skip
     """Compile an ONNX model to a reprogramming program for a crossbar chip.
 
@@ -93,7 +98,7 @@ def command(
     with console.progress_bars(quiet or tracing.prints) as progress:
         result = compile_model(
             model, output, target=target, settings=settings, pipeline=pipeline,
-            level=DEFAULT_LEVEL if level is None else level, outputs=outputs,
+            level=DEFAULT_LEVEL if level is None else level, outputs=outputs, quantize=quantize,
             sensitivities=sensitivities, data=data, report_data=report_data, max_drop=max_drop,
             max_error=max_error, seed=seed, threads=threads, progress=progress, verify_each=verify_each,
             before=tracing.before, after=tracing.after,
@@ -154,6 +159,9 @@ def print_summary(facts: dict[str, Any]) -> None:
             console.count(facts["first_deployment"][kind]),
         )  # fmt: skip
     out.print(writes, "")
+    candidates = (facts.get("loss") or {}).get("quantizers")
+    if candidates:
+        out.print(quantizer_table(candidates), "")
     wear = facts["wear"]
     rest = console.table("", "", "")
     rest.show_header = False
@@ -194,6 +202,22 @@ def print_summary(facts: dict[str, Any]) -> None:
         )
     if not facts["writes"]["emitted"]:
         out.print("Nothing is rewritten between inferences: every section finds its levels in the cells.")
+
+
+def quantizer_table(candidates: list[dict[str, Any]]) -> Any:
+    """The ways to quantise that level 3 compared."""
+    table = console.table(
+        "Quantisers", "quantize", "predicted loss of quantising", "predicted writes", "writes"
+    )
+    for row in candidates:
+        predicted = row["predicted_writes"]
+        table.add_row(
+            row["quantize"] + (" [dim](chosen)[/]" if row["chosen"] else ""),
+            f"{row['quantization_loss']:.2g}",
+            "loses too much" if predicted is None else console.count(predicted),
+            console.count(row["writes"]) if row["writes"] is not None else "",
+        )
+    return table
 
 
 FOUR_COUNTS = {

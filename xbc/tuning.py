@@ -192,17 +192,17 @@ class Trial:
         if SENSITIVITIES not in self.context.data:
             return FIRST
         wanted = LOSS_PER_DROP * self.limit
-        lambda_ = first_penalty(self.placed, wanted, self.context) / self.ratio
+        lambda_ = rounded(first_penalty(self.placed, wanted, self.context) / self.ratio)
         if self.placed.target.crossbars > 1:
             self.context.progress("forecasting writes", 0, 1)
             outlook = Forecast(self.placed, self.context).best(wanted, lambda_)
             self.ratio = outlook.ratio
-            return outlook.lambda_
+            return rounded(outlook.lambda_)
         for _ in range(FORECASTS):
             loss = predicted_loss(self.placed, self._hold(lambda_)[2], self.context)
             if wanted / FAR_OFF < loss < wanted * FAR_OFF:
                 break
-            lambda_ *= float(np.clip(loss / wanted, 0.02, 50.0))
+            lambda_ = rounded(lambda_ * np.clip(loss / wanted, 0.02, 50.0))
         return lambda_
 
     def _hold(self, lambda_: float) -> tuple[Module, list[PassRecord], dict[str, float]]:
@@ -251,6 +251,11 @@ class Trial:
         return [dataclasses.replace(record, seconds=self.seconds[record.name]) for record in records]
 
 
+def rounded(lambda_: float) -> float:
+    """The penalty in the digits that a pipeline's text has."""
+    return float(f"{lambda_:.4g}")
+
+
 def search(severity: Callable[[float], float], lambda_: float) -> None:
     """Tries penalties from ``lambda_`` on until one inside the budget (severity at most 1) is close to one outside.
 
@@ -263,7 +268,7 @@ def search(severity: Callable[[float], float], lambda_: float) -> None:
     for turn in range(MOST_ATTEMPTS):
         if turn >= ATTEMPTS and inside is not None:
             return
-        share = severity(float(np.exp(at)))
+        share = severity(rounded(np.exp(at)))
         if share == NOTHING_LEFT:
             return
         found = float(np.log(max(share, 0.05)))
@@ -323,7 +328,8 @@ def _find_sensitivities(imported: Imported, data: DataSet, context: Context, not
     try:
         port = data_port(imported)
         x = data.inputs[port.name][:SENSITIVITY_SAMPLES]
-        found = model_sensitivities(imported, x, progress=context.progress, threads=context.threads)
+        # one thread: sums in another order would move the penalties by the last digits
+        found = model_sensitivities(imported, x, progress=context.progress, threads=1)
     except XbcError as error:
         notes.append(f"all weights count alike, there are no sensitivities: {error}")
         return

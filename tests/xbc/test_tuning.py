@@ -145,3 +145,22 @@ def test_expected_drop_is_the_probability_of_the_right_class_that_is_lost() -> N
     assert expected_drop(logits, logits + 5, labels) == pytest.approx(0)
     assert expected_drop(logits, other, None) is None
     assert expected_drop(np.ones((2, 1)), np.ones((2, 1)), labels) is None
+
+
+def test_program_does_not_depend_on_threads(tmp_path: Path) -> None:
+    with np.load(MODELS / "digits_calib.npz") as data:
+        np.savez(tmp_path / "few.npz", **{name: data[name][:40] for name in data})
+    manifests = []
+    for threads in (1, 3):
+        done = compile_model(
+            CNN,
+            tmp_path / f"{threads}.xbc",
+            level=3,
+            settings={"crossbars": 4},
+            data=tmp_path / "few.npz",
+            threads=threads,
+        )
+        manifests.append((done.directory / "manifest.json").read_bytes())
+        assert done.summary["spent"].keys() == {"compiling", "sensitivities", "evaluations"}
+        assert done.summary["spent"]["evaluations"]["times"] == len(done.summary["loss"]["curve"]) + 3
+    assert manifests[0] == manifests[1]

@@ -1,10 +1,10 @@
-"""Growth of -O2 with size: seconds per pass, writes and peak memory for 1 M to 86 M weights (ViT-Base shape).
+"""Growth of -O2 with size: seconds per pass, writes and peak memory for 1 M to 101 M weights (ViT-Base shape: 86 M).
 
 Every size runs in a process of its own; the passes alone are timed (no ONNX file is read, none is emitted), in
 seconds by the clock and of the processor.  ``sort_ratio`` is the processor time of the whole pipeline over that of
 one numpy sort of the same weights.
 
-    python benchmarks/compile.py [--json] [--crossbars 1] [--sizes 1M,4M,16M,vit-base]
+    python benchmarks/compile.py [--json] [--crossbars 1] [--sizes 1M,4M,16M,vit-base,100M]
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ SIZES = {
     "4M": [(1024, 1024)] * 4,
     "16M": [(1024, 4096), (4096, 1024)] * 2,
     "vit-base": vit_base(),
+    "100M": [(4096, 4096)] * 6,
 }
 
 

@@ -22,6 +22,8 @@ SHARE = 16
 """One crossbar in so many is looked at (of fewer crossbars, one)."""
 RATIOS = (4.0, 8.0, 16.0)
 """Penalties of matching over those of holding that are compared."""
+SHARED_RATIOS = (2.0, 4.0)
+"""The same where several outputs share the rows: such rows fit badly, and matching has to bear with errors."""
 ONE_CROSSBAR = 16.0
 """Penalty of matching over that of holding on one crossbar, of which no sample can be taken."""
 SLOPE = -0.9
@@ -42,6 +44,11 @@ class Outlook:
     ratio: float
     writes: int
     loss: float
+
+
+def shares_rows(module: Module) -> bool:
+    """Whether several outputs share the rows of a section."""
+    return any(layer.at(Placed).group_width > 1 for layer in module.layers)
 
 
 def sample(placed: Module, share: int) -> Module:
@@ -153,7 +160,9 @@ class Forecast:
 
     def best(self, wanted: float, lambda_: float) -> Outlook:
         """The outlook of fewest writes at predicted loss ``wanted``, over growing ratios while they save writes."""
-        ratios = RATIOS[:1] if free_pairs(self.part) else RATIOS
+        ratios = SHARED_RATIOS if shares_rows(self.part) else RATIOS
+        if free_pairs(self.part):
+            ratios = ratios[:1]
         found = self.at_loss(wanted, ratios[0], lambda_)
         for ratio in ratios[1:]:
             other = self.at_loss(wanted, ratio, found.lambda_ * found.ratio / ratio)

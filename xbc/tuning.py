@@ -23,7 +23,15 @@ from passes.manager import Options, PassRecord, finish, run_pipeline
 from passes.pairs import free_pairs
 from passes.penalty import GRADES, SENSITIVITIES, uniform
 from passes.pipeline import LEVELS, LOSSY, MATCH_OVER_HOLD, level_text, narrow, parse_pipeline, requantize
-from xbc.forecast import ONE_CROSSBAR, Forecast, first_penalty, lossy_steps, predicted_loss
+from xbc.forecast import (
+    ONE_CROSSBAR,
+    SHARED_RATIOS,
+    Forecast,
+    first_penalty,
+    lossy_steps,
+    predicted_loss,
+    shares_rows,
+)
 from xbc.frontend import Imported
 from xbc.judge import Judge, severity_of
 from xbc.meter import Meter
@@ -179,7 +187,8 @@ class Trial:
         self.natural = count_module(natural_module(placed)).steady.total
         self.curve: list[Point] = []
         self.best: tuple[Module, list[PassRecord], float] | None = None
-        self.ratio = ONE_CROSSBAR if placed.target.crossbars == 1 else MATCH_OVER_HOLD
+        alone = SHARED_RATIOS[0] if shares_rows(placed) else ONE_CROSSBAR
+        self.ratio = alone if placed.target.crossbars == 1 else MATCH_OVER_HOLD
         self.seconds: dict[str, float] = {}
         self.facts: dict[str, Any] = {}
         self._held: tuple[float, Module, list[PassRecord], dict[str, float]] | None = None

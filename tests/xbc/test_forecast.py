@@ -12,7 +12,7 @@ from passes.base import Context
 from passes.counting import count_module
 from passes.manager import run_pipeline
 from passes.pipeline import LEVELS, parse_pipeline
-from xbc.forecast import Forecast, lossy_steps, predicted_loss, sample
+from xbc.forecast import RATIOS, SHARED_RATIOS, Forecast, lossy_steps, predicted_loss, sample, shares_rows
 from xbc.frontend import import_model
 from xbc.targets import load_target
 from xbc.tuning import squared_errors
@@ -20,8 +20,8 @@ from xbc.tuning import squared_errors
 CNN = Path(__file__).parents[2] / "models" / "digits_cnn.onnx"
 
 
-def placed(crossbars: int) -> object:
-    module = import_model(CNN, load_target("gather-128").override({"crossbars": crossbars})).module
+def placed(crossbars: int, target: str = "gather-128") -> object:
+    module = import_model(CNN, load_target(target).override({"crossbars": crossbars})).module
     return run_pipeline(module, parse_pipeline(LEVELS[2])[:-1], Context()).module
 
 
@@ -56,6 +56,13 @@ def test_penalty_is_found_for_a_predicted_loss(wanted: float) -> None:
     outlook = forecast.at_loss(wanted, 4.0, 0.1)
     assert wanted / 2 < forecast(outlook.lambda_, 4.0).loss < wanted * 2
     assert forecast.best(wanted, 0.1).writes <= outlook.writes
+
+
+@pytest.mark.parametrize(("target", "ratios"), [("gather-128", RATIOS), ("isaac-128", SHARED_RATIOS)])
+def test_ratios_depend_on_shared_rows(target: str, ratios: tuple[float, ...]) -> None:
+    outlook = Forecast(placed(2, target), Context(), share=1).best(20000.0, 0.1)  # type: ignore[arg-type]
+    assert outlook.ratio in ratios
+    assert shares_rows(placed(2, target)) == (ratios is SHARED_RATIOS)  # type: ignore[arg-type]
 
 
 def test_sample_without_writes_ends_the_search() -> None:

@@ -160,7 +160,7 @@ class Forecast:
 
     def best(self, wanted: float, lambda_: float) -> Outlook:
         """The outlook of fewest writes at predicted loss ``wanted``, over growing ratios while they save writes."""
-        ratios = SHARED_RATIOS if shares_rows(self.part) else RATIOS
+        ratios: tuple[float, ...] = SHARED_RATIOS if shares_rows(self.part) else RATIOS
         if free_pairs(self.part):
             ratios = ratios[:1]
         found = self.at_loss(wanted, ratios[0], lambda_)

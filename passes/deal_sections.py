@@ -10,14 +10,20 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ir.arrays import Array
-from ir.module import Module
+from ir.module import Layer, Module
 from ir.stages import Placed, Sectioned
+from ir.target import Target
 from passes.base import Context, Pass, check
 from passes.order_sections import metric_kind
 from passes.place import contiguous_crossbars, interleaved_crossbars, place
+from passes.residency import LayerCost, Plan, best_plan, cell_write_ns, product_ns, spread
 from passes.solvers.assignment import assign
 from passes.solvers.features import Metric
 from passes.sort_sections import reorder
+
+WRITES_PER_DISTANCE = {"multiset": 0.5, "cells": 1.0}
+"""Writes that a unit of the metric costs: after rows are matched about half the multiset distance is left
+(0.45 to 0.55 in the layers of ResNet-50)."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,20 @@ class DealSections(Pass):
     suit it best and leaves the others.  Two rounds are made, because the last layer meets the first one of the
     next inference.
 
+    With ``resident=cost`` the second round follows a plan: some layers keep crossbars of their own and are never
+    rewritten, the others share what is left, in as many load steps as lower the estimated writes while the
+    modelled time of an inference (writes and reads, step after step) stays within ``time`` times that of the
+    first round.  Time that residents save on writing pays for steps of the others.  A plan is kept when its writes
+    are estimated to be fewer.
+
     Options:
         method: ``contiguous``: run i to crossbar i; ``interleaved``: section i to crossbar i mod crossbars;
             ``assign``: as above; ``auto``: assign, or contiguous on one crossbar.
-        slowdown: at least 1; a layer may take that many times the load steps it needs when it is spread over
-            all crossbars.  More steps use fewer crossbars, which cheapens the change of layer.
+        resident: ``cost``: as above; ``free``: a layer stays only on crossbars that nothing else needs;
+            ``auto``: cost, but free when slowdown is above 1.
+        time: with resident=cost, factor on the time of an inference; at least 1.
+        slowdown: with resident=free; at least 1; a layer may take that many times the load steps it needs when it
+            is spread over all crossbars.  More steps use fewer crossbars, which cheapens the change of layer.
     """
 
     name: ClassVar[str] = "deal-sections"
@@ -42,56 +57,167 @@ class DealSections(Pass):
     ensures = Placed
 
     method: Literal["auto", "contiguous", "interleaved", "assign"] = "auto"
+    resident: Literal["auto", "cost", "free"] = "auto"
+    time: float = 1.1
     slowdown: float = 1.0
 
     def __post_init__(self) -> None:
         check(self.slowdown >= 1, f"deal-sections: slowdown = {self.slowdown} must be at least 1")
+        check(self.time >= 1, f"deal-sections: time = {self.time} must be at least 1")
+        check(
+            self.resident != "cost" or self.slowdown == 1,
+            "deal-sections: slowdown belongs to resident=free; with resident=cost set time instead",
+        )
 
     def run(self, module: Module, context: Context) -> Module:
         """Places every layer."""
         crossbars = module.target.crossbars
-        counts = [layer.at(Sectioned).sections for layer in module.layers]
         method = self.method
         if method == "auto":
             method = "assign" if crossbars > 1 else "contiguous"
         if method != "assign" or crossbars == 1:
+            counts = [layer.at(Sectioned).sections for layer in module.layers]
             deal = interleaved_crossbars if method == "interleaved" else contiguous_crossbars
             return place(module, [deal(count, crossbars) for count in counts])
-        return self._assign(module, context)
-
-    def _assign(self, module: Module, context: Context) -> Module:
-        crossbars = module.target.crossbars
-        held: dict[int, Array] = {}
-        chosen: list[tuple[Array, Array, Array]] = []
         with ThreadPoolExecutor(max(1, context.threads)) as pool:
-            for turn in range(2):
-                chosen = []
-                for done, layer in enumerate(module.layers):
-                    context.progress(f"deal-sections, round {turn + 1} of 2", done, len(module.layers))
-                    body = layer.at(Sectioned)
-                    if body.sections == 0:
-                        chosen.append((np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)))
-                        continue
-                    metric = Metric(
-                        metric_kind(module.target), body.wanted_words(), body.driven(), body.cells
-                    )
-                    cuts = self._cuts(body.sections, crossbars)
-                    bars, turned = _assign_runs(metric, cuts, held, crossbars, pool)
-                    chosen.append(_lay_out(cuts, bars, turned))
-                    for run, (bar, back) in enumerate(zip(bars, turned, strict=True)):
-                        held[int(bar)] = metric.rows[cuts[run] if back else cuts[run + 1] - 1]
+            return self._assign(module, context, pool)
+
+    def _assign(self, module: Module, context: Context, pool: ThreadPoolExecutor) -> Module:
+        crossbars = module.target.crossbars
+        counts = [layer.at(Sectioned).sections for layer in module.layers]
+        if self.resident == "free" or self.slowdown > 1:
+            deal = _Deal(module, context, pool)
+            for _ in range(2):
+                deal.round([int(self.slowdown * -(-count // crossbars)) for count in counts], crossbars)
+        else:
+            deal = self._by_cost(module, counts, context, pool)
         layers, base = [], 0
-        for layer, (order, crossbar, step) in zip(module.layers, chosen, strict=True):
+        for layer, (order, crossbar, step) in zip(module.layers, deal.chosen, strict=True):
             body = reorder(layer.at(Sectioned), order)
             layers.append(layer.with_body(body.lower(Placed, crossbar=crossbar, step=step + base)))
             base += int(step.max(initial=-1)) + 1
         return module.with_layers(layers)
 
-    def _cuts(self, sections: int, crossbars: int) -> Array:
-        """``[runs + 1]`` cut points of the path: as few runs as the allowed steps permit."""
-        steps = int(self.slowdown * -(-sections // crossbars))
-        runs = min(crossbars, -(-sections // steps))
-        return np.arange(runs + 1, dtype=np.int64) * sections // runs
+    def _by_cost(
+        self, module: Module, counts: list[int], context: Context, pool: ThreadPoolExecutor
+    ) -> _Deal:
+        """The deal of the best plan."""
+        crossbars = module.target.crossbars
+        largest = max(counts, default=0)
+        shared = min(crossbars, largest)  # crossbars on which every layer meets the largest one
+        first = _Deal(module, context, pool)
+        if largest == 0:
+            first.round(counts, crossbars)
+            return first
+        first.load(module.layers[counts.index(largest)], -(-largest // shared), shared)
+        first.round([-(-count // shared) for count in counts], shared)
+        costs = [first.costs.get(layer.name, NOTHING) for layer in module.layers]
+        plain, plan = spread(costs, crossbars), best_plan(costs, crossbars, self.time)
+        if plan.writes >= plain.writes:
+            plan = plain
+        deals = []
+        for tried in [plan] if shared == crossbars or plan == plain else [plan, plain]:
+            deal = first
+            if shared < crossbars:  # blank crossbars are left: layers that take them stay there
+                deal = _Deal(module, context, pool)
+                deal.round(list(tried.steps), crossbars)
+            deal.round(list(tried.steps), crossbars)
+            deals.append((deal.total, tried, deal))
+        _, plan, deal = min(deals, key=lambda found: found[0])
+        context.facts[self.name] = _facts(module, plain, plan)
+        return deal
+
+
+NOTHING = LayerCost(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+class _Deal:
+    """The rounds of one chip.
+
+    Fields:
+        held: what each crossbar holds now, in the form of ``Metric.contents``.
+        chosen: per layer the outcome of the last round (see ``_lay_out``).
+        costs: by layer name, from the last round.
+        total: distance of all loads of the last round.
+    """
+
+    def __init__(self, module: Module, context: Context, pool: ThreadPoolExecutor) -> None:
+        self.module, self.context, self.pool = module, context, pool
+        self.held: dict[int, Array] = {}
+        self.chosen: list[tuple[Array, Array, Array]] = []
+        self.costs: dict[str, LayerCost] = {}
+        self.total = 0
+
+    def round(self, steps: list[int], crossbars: int) -> None:
+        """Deals every layer in that many load steps; layers of 0 steps stay on the last crossbars."""
+        layers = self.module.layers
+        kept = sum(layer.at(Sectioned).sections for layer, most in zip(layers, steps, strict=True) if not most)
+        own = crossbars - kept
+        self.chosen, self.total = [], 0
+        for done, (layer, most) in enumerate(zip(layers, steps, strict=True)):
+            self.context.progress("deal-sections", done, len(steps))
+            count = layer.at(Sectioned).sections
+            if most == 0:
+                bars = np.arange(own, own + count, dtype=np.int32)
+                self.chosen.append((np.arange(count), bars, np.zeros(count, np.int64)))
+                own += count
+            else:
+                self.chosen.append(self.load(layer, most, crossbars - kept))
+
+    def load(self, layer: Layer, steps: int, crossbars: int) -> tuple[Array, Array, Array]:
+        """Loads a layer onto the crossbars that suit it."""
+        body = layer.at(Sectioned)
+        runs = min(crossbars, -(-body.sections // steps))
+        cuts = np.arange(runs + 1, dtype=np.int64) * body.sections // runs
+        metric = Metric(metric_kind(self.module.target, body), body.wanted_words(), body.driven(), body.cells)
+        bars, turned, cost = _assign_runs(metric, cuts, self.held, crossbars, self.pool)
+        path = metric.along()
+        self.costs[layer.name] = _layer_cost(layer, body, self.module.target, metric, path, cuts, cost)
+        self.total += int(cost[cost > 0].sum() + path.sum() - path[cuts[1:-1] - 1].sum())
+        lasts = np.where(turned, cuts[:-1], cuts[1:] - 1)
+        blank = metric.contents(lasts)
+        before = [self.held.get(int(bar)) for bar in bars]
+        over = np.stack([
+            content if content is not None and content.shape == blank[run].shape else np.zeros_like(blank[run])
+            for run, content in enumerate(before)
+        ])  # fmt: skip
+        for bar, content in zip(bars, metric.after(lasts, over), strict=True):
+            self.held[int(bar)] = content
+        return _lay_out(cuts, bars, turned)
+
+
+def _layer_cost(
+    layer: Layer, body: Sectioned, target: Target, metric: Metric, path: Array, cuts: Array, cost: Array
+) -> LayerCost:
+    """Estimates from a layer's deal; ``path`` are the distances along it, ``cost [runs]`` those of the first
+    loads, -1 where the crossbar was blank."""
+    factor, cell_ns = WRITES_PER_DISTANCE[metric.kind], cell_write_ns(target)
+    known = cost[cost >= 0]
+    change, top = (float(known.mean()), float(known.max())) if len(known) else (0.0, 0.0)
+    lengths = np.diff(cuts)
+    worst = [int(path[cuts[:-1][lengths > s] + s - 1].max()) for s in range(1, int(lengths.max()))]
+    columns = (body.outputs >= 0).sum(1) * body.cells.columns
+    reading = float(product_ns(target, columns).max()) * (layer.origin.products or 1)
+    return LayerCost(
+        sections=body.sections,
+        within=factor * float(path.mean()) if len(path) else 0.0,
+        change=factor * change,
+        read_ns=reading,
+        within_ns=factor * cell_ns * float(np.mean(worst)) if worst else factor * cell_ns * float(path.max(initial=0)),
+        change_ns=factor * cell_ns * top,
+    )
+
+
+def _facts(module: Module, plain: Plan, plan: Plan) -> dict[str, object]:
+    """The plan for the manifest."""
+    return {
+        "resident_layers": [module.layers[i].name for i in plan.resident],
+        "resident_crossbars": sum(module.layers[i].at(Sectioned).sections for i in plan.resident),
+        "load_steps": [sum(plain.steps), sum(plan.steps) + len(plan.resident)],
+        "estimated_writes": [round(plain.writes), round(plan.writes)],
+        "estimated_time_ns": [round(plain.time_ns), round(plan.time_ns)],
+        "plan_proven": plan.proven,
+    }
 
 
 def _lay_out(cuts: Array, bars: Array, turned: Array) -> tuple[Array, Array, Array]:
@@ -106,31 +232,35 @@ def _lay_out(cuts: Array, bars: Array, turned: Array) -> tuple[Array, Array, Arr
 
 def _assign_runs(
     metric: Metric, cuts: Array, held: dict[int, Array], crossbars: int, pool: ThreadPoolExecutor
-) -> tuple[Array, Array]:
-    """Crossbar of every run, and whether it is taken backwards."""
+) -> tuple[Array, Array, Array]:
+    """Crossbar of every run, whether it is taken backwards, and what its first load costs (-1: not known)."""
     runs = len(cuts) - 1
+    heads, tails = cuts[:-1], cuts[1:] - 1
+    width = metric.contents(heads[:1]).shape[1]
     # content of another cell format cannot be compared: such crossbars are all alike
-    known = sorted(c for c, content in held.items() if content.shape == metric.rows.shape[1:])
+    known = sorted(c for c, content in held.items() if c < crossbars and len(content) == width)
     cost = np.zeros((runs, crossbars), np.int32)
     turned = np.zeros((runs, crossbars), np.bool_)
-    longest = int(np.diff(cuts).max())
+    comparable = np.zeros(crossbars, np.bool_)
+    comparable[known] = True
     if known:
-        content = np.stack([held[c] for c in known])
+        contents = np.stack([held[c] for c in known])
 
         def block(part: slice) -> tuple[slice, Array, Array]:
-            heads = metric.between(metric.rows[cuts[:-1][part]], content)
-            if longest == 1:
-                return part, heads, np.zeros(heads.shape, np.bool_)
-            tails = metric.between(metric.rows[cuts[1:][part] - 1], content)
-            return part, np.minimum(heads, tails), tails < heads
+            ahead = metric.entering(heads[part], contents)
+            if (heads == tails).all():
+                return part, ahead, np.zeros(ahead.shape, np.bool_)
+            back = metric.entering(tails[part], contents)
+            return part, np.minimum(ahead, back), back < ahead
 
         for part, lowest, back in pool.map(block, _blocks(runs, 64)):
             cost[part, known] = lowest
             turned[part, known] = back
-        foreign = [c for c in held if held[c].shape != metric.rows.shape[1:]]
+        foreign = [c for c in held if c < crossbars and not comparable[c]]
         cost[:, foreign] = int(cost[:, known].mean())
     bars = assign(cost)
-    return bars, turned[np.arange(runs), bars]
+    each = np.arange(runs)
+    return bars, turned[each, bars], np.where(comparable[bars], cost[each, bars], -1)
 
 
 def _blocks(n: int, size: int) -> Iterator[slice]:

@@ -112,6 +112,24 @@ def l1_between(a: Any, b: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
+def l1_steps(rows: Any) -> Any:
+    """``[n - 1]`` int32 L1 distances of neighbouring rows."""
+    out = np.zeros(max(0, rows.shape[0] - 1), np.int32)
+    for i in range(out.shape[0]):
+        _l1_to(rows[i], rows[i + 1 : i + 2], 1, out[i : i + 1])
+    return out
+
+
+@njit(cache=True, nogil=True)
+def cell_steps(rows: Any, bits: int, mask: Any) -> Any:
+    """``[n - 1]`` int32 cell distances of neighbouring packed rows."""
+    out = np.zeros(max(0, rows.shape[0] - 1), np.int32)
+    for i in range(out.shape[0]):
+        out[i] = distance(rows[i], rows[i + 1], bits, mask)
+    return out
+
+
+@njit(cache=True, nogil=True)
 def cell_matrix(planes: Any, members: Any, bits: int, mask: Any) -> Any:
     """``[n, n]`` uint16 cell distances between the listed rows of packed ``planes`` (saturating)."""
     n = members.shape[0]
@@ -134,6 +152,46 @@ def cells_between(a: Any, b: Any, bits: int, mask: Any) -> Any:
     return out
 
 
+@njit(cache=True, nogil=True)
+def _lacking(x: Any, rows: Any, words: int, out: Any) -> None:
+    """Twice the words of ``x`` that each of ``rows`` lacks, plus the digits it lacks (entries from ``words`` on)."""
+    width = x.shape[0]
+    for j in range(rows.shape[0]):
+        r = rows[j]
+        double, single = np.int32(0), np.int32(0)
+        for k in range(words):
+            double += np.int32(np.uint8(max(x[k], r[k]) - r[k]))
+        for k in range(words, width):
+            single += np.int32(np.uint8(max(x[k], r[k]) - r[k]))
+        out[j] = 2 * double + single
+
+
+@njit(cache=True, nogil=True)
+def lacking_between(a: Any, b: Any, words: int) -> Any:
+    """``[n, m]`` int32 cost of loading each of ``a`` where each of ``b`` stands."""
+    out = np.zeros((a.shape[0], b.shape[0]), np.int32)
+    for i in range(a.shape[0]):
+        _lacking(a[i], b, words, out[i])
+    return out
+
+
+@njit(cache=True, nogil=True)
+def left_behind(a: Any, b: Any, rows_a: Any, rows_b: Any, words: int, out: Any) -> None:
+    """What stands in a crossbar that held ``b[i]`` once ``a[i]`` is loaded: rows that it does not need stay."""
+    for i in range(a.shape[0]):
+        out[i] = a[i]
+        stay, rows = rows_b[i] - rows_a[i], rows_b[i]
+        if stay <= 0:
+            continue
+        seen = np.int64(0)
+        for k in range(words):  # rounded so that the rows that stay add up
+            before = seen * stay // rows
+            seen += np.int64(b[i, k])
+            out[i, k] = min(255, np.int64(out[i, k]) + seen * stay // rows - before)
+        for k in range(words, a.shape[1]):
+            out[i, k] = min(255, np.int64(out[i, k]) + np.int64(b[i, k]) * stay // rows)
+
+
 class Metric:
     """Distances between the sections of one layer under one of the two measures."""
 
@@ -147,6 +205,44 @@ class Metric:
             if kind == "multiset"
             else pack(words, self.bits, cells.columns)
         )
+
+        if kind == "multiset":
+            self.driven = driven.sum(1)
+
+    def contents(self, sections: Array) -> Array:
+        """``[n, width]`` what ``sections`` leave in a blank crossbar, as ``entering`` and ``after`` compare it."""
+        rows = self.rows[sections]
+        if self.kind != "multiset":
+            return np.asarray(rows)
+        reached = rows[:, 1 << HISTOGRAM_BITS :]
+        count = np.minimum(self.driven[sections], 255).astype(np.uint8)[:, None]
+        return np.concatenate([rows, count - np.minimum(reached, count)], axis=1)
+
+    def entering(self, sections: Array, contents: Array) -> Array:
+        """``[n, m]`` int32 cost of loading sections over contents; rows that a section does not need may stay.
+
+        Between sections of equally many rows it is the distance.
+        """
+        if self.kind != "multiset":
+            return np.asarray(cells_between(self.rows[sections], contents, self.bits, self.mask))
+        return np.asarray(lacking_between(self.contents(sections), contents, 1 << HISTOGRAM_BITS))
+
+    def after(self, sections: Array, contents: Array) -> Array:
+        """``[n, width]`` contents after section i was loaded over ``contents[i]``."""
+        loaded = self.contents(sections)
+        if self.kind != "multiset":
+            return loaded
+        words = 1 << HISTOGRAM_BITS
+        rows = contents[:, :words].sum(axis=1, dtype=np.int64)
+        out = np.empty_like(loaded)
+        left_behind(loaded, contents, self.driven[sections].astype(np.int64), rows, words, out)
+        return out
+
+    def along(self) -> Array:
+        """``[sections - 1]`` distances of neighbours in table order."""
+        if self.kind == "multiset":
+            return np.asarray(l1_steps(self.rows))
+        return np.asarray(cell_steps(self.rows, self.bits, self.mask))
 
     def matrix(self, members: Array) -> Array:
         """``[n, n]`` uint16 distances between sections ``members``."""

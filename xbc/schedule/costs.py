@@ -11,6 +11,7 @@ import numpy as np
 
 from ir.arrays import Array
 from ir.target import Target
+from passes.residency import product_ns
 from xbc.backend.program import Lists, Program
 from xbc.export.stream import skipped_phase, stream_loads
 
@@ -51,8 +52,7 @@ def read_costs(
     """(energy pJ, time ns) of one matrix-vector product of each section, ``[sections]`` float64.
 
     An input of ``converters.input_bits`` bits is applied in ceil(input_bits / dac_bits) reads.  A read drives the
-    rows once, whatever the number of columns.  Columns that share an ADC take turns at it while the next read is
-    made, so a read takes the longer of ``read.array_ns`` and its conversions.
+    rows once, whatever the number of columns.  Its time is that of ``passes.residency.product_ns``.
 
     Args:
         driven_rows, used_columns: ``[sections]`` cells of a section that take part.
@@ -60,10 +60,9 @@ def read_costs(
     """
     converters, read = target.converters, target.read
     reads = -(-converters.input_bits // converters.dac_bits)
-    turns = np.minimum(used_columns, converters.columns_per_adc)
     per_column = driven_rows * read.cell_pj + phases * converters.adc_pj
     energy = reads * (driven_rows * target.area.driver_pj + used_columns * per_column)
-    return energy, reads * phases * np.maximum(read.array_ns, turns * converters.adc_ns)
+    return energy, phases * product_ns(target, used_columns)
 
 
 @dataclass(frozen=True)

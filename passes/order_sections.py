@@ -15,10 +15,15 @@ from ir.stages import Sectioned
 from ir.target import Target
 from passes.base import Context, Pass, check
 from passes.solvers.bounds import path_bound
+from passes.solvers.branching import branch_path
 from passes.solvers.features import Metric
 from passes.solvers.tour import greedy_path, path_length, short_path
 from passes.sort_sections import by_rank, reorder
 
+PROVEN = 40
+"""Groups of at most that many sections are ordered with a proof."""
+PROOF_TREES = 5_000_000
+"""Work limit of a proof in 1-trees, a few seconds."""
 Method = Literal["auto", "natural", "rank", "sum", "greedy", "local", "routing"]
 
 
@@ -51,7 +56,7 @@ class OrderSections(Pass):
     A layer of at most ``group`` sections is ordered as a whole, a larger one in groups of sections of like
     magnitude, whatever their rank.  Each group's path is the nearest neighbour path improved by 2-opt and Or-opt;
     groups are joined at their nearer ends.  A Held-Karp lower bound tells how far each path is from the
-    shortest; groups of at most 40 sections are solved by CP-SAT until that is proven.
+    shortest; groups of at most 40 sections are solved by branch and bound (and CP-SAT) until that is proven.
 
     Options:
         method: ``natural``: as formed; ``rank``: rank by rank, outputs ascending; ``sum``: inside a rank by
@@ -132,14 +137,9 @@ class OrderSections(Pass):
         length = path_length(cost, path)
         bound = path_bound(cost, length, self.bound) if self.bound else 0
         found = Bound(length, bound, 1, int(length == bound), capped)
-        if len(path) <= 40 and bound < length and self.bound and self.method != "greedy":
-            from passes.solvers.circuit import shortest_path
-
-            proof = shortest_path(cost, path, bound, seconds=self.seconds)
-            path = proof.path
-            found = replace(
-                found, length=path_length(cost, path), bound=proof.bound, proven=int(proof.optimal)
-            )
+        if 2 < len(path) <= PROVEN and bound < length and self.bound and self.method != "greedy":
+            path, bound, proven = prove(cost, path, bound, self.seconds)
+            found = replace(found, length=path_length(cost, path), bound=bound, proven=int(proven))
         return path, found
 
     def _route(self, cost: Array, path: Array) -> tuple[Array, int]:
@@ -152,6 +152,20 @@ class OrderSections(Pass):
             path[start : start + self.window] = improved
             capped += struck
         return path, capped
+
+
+def prove(cost: Array, path: Array, bound: int, seconds: float) -> tuple[Array, int, bool]:
+    """Shortest path of a small group: path, bound, whether they meet.
+
+    Branch and bound proves nearly all within milliseconds; CP-SAT goes on where its work limit ends.
+    """
+    path, bound, proven = branch_path(cost, path, bound, PROOF_TREES)
+    if proven:
+        return path, bound, True
+    from passes.solvers.circuit import shortest_path
+
+    proof = shortest_path(cost, path, bound, seconds=seconds)
+    return proof.path, proof.bound, proof.optimal
 
 
 def metric_kind(target: Target) -> str:

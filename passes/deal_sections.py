@@ -109,23 +109,38 @@ class DealSections(Pass):
         if largest == 0:
             first.round(counts, crossbars)
             return first
-        first.load(module.layers[counts.index(largest)], -(-largest // shared), shared)
-        first.round([-(-count // shared) for count in counts], shared)
-        costs = [first.costs.get(layer.name, NOTHING) for layer in module.layers]
-        plain, plan = spread(costs, crossbars), best_plan(costs, crossbars, self.time)
-        if plan.writes >= plain.writes:
-            plan = plain
+        steps = [-(-count // shared) for count in counts]
+        if shared < crossbars:
+            first.load(module.layers[counts.index(largest)], 1, shared)
+        first.round(steps, shared)
+        plans = [self._plan(first, crossbars)]
+        # the first layers met blank crossbars: what the change from the last layer to them costs is seen in a
+        # second look, but what it costs does not tell what leaving it out saves, so both plans are tried
+        again = [i for i, layer in enumerate(module.layers) if counts[i] and not first.costs[layer.name].change]
+        held = dict(first.held)
+        for i in again:
+            first.load(module.layers[i], steps[i], shared)
+        plans += [self._plan(first, crossbars)] if again else []
+        plain = spread(first.listed(), crossbars)
+        plans += [plain] if shared < crossbars else []
         deals = []
-        for tried in [plan] if shared == crossbars or plan == plain else [plan, plain]:
-            deal = first
+        for steps_of in dict.fromkeys(plan.steps for plan in plans):
+            deal = _Deal(module, context, pool)
             if shared < crossbars:  # blank crossbars are left: layers that take them stay there
-                deal = _Deal(module, context, pool)
-                deal.round(list(tried.steps), crossbars)
-            deal.round(list(tried.steps), crossbars)
-            deals.append((deal.total, tried, deal))
-        _, plan, deal = min(deals, key=lambda found: found[0])
-        context.facts[self.name] = _facts(module, plain, plan)
+                deal.round(list(steps_of), crossbars)
+            else:
+                deal.held = dict(held)
+            deal.round(list(steps_of), crossbars)
+            deals.append((deal.total, steps_of, deal))
+        _, best, deal = min(deals, key=lambda found: found[0])
+        context.facts[self.name] = _facts(module, plain, next(plan for plan in plans if plan.steps == best))
         return deal
+
+    def _plan(self, deal: _Deal, crossbars: int) -> Plan:
+        """The best plan under the costs of a deal."""
+        costs = deal.listed()
+        plain, plan = spread(costs, crossbars), best_plan(costs, crossbars, self.time)
+        return plan if plan.writes < plain.writes else plain
 
 
 NOTHING = LayerCost(0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -147,6 +162,10 @@ class _Deal:
         self.chosen: list[tuple[Array, Array, Array]] = []
         self.costs: dict[str, LayerCost] = {}
         self.total = 0
+
+    def listed(self) -> list[LayerCost]:
+        """Costs of all layers."""
+        return [self.costs.get(layer.name, NOTHING) for layer in self.module.layers]
 
     def round(self, steps: list[int], crossbars: int) -> None:
         """Deals every layer in that many load steps; layers of 0 steps stay on the last crossbars."""

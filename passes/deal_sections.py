@@ -18,7 +18,7 @@ from passes.order_sections import metric_kind
 from passes.place import contiguous_crossbars, interleaved_crossbars, place
 from passes.residency import LayerCost, Plan, best_plan, cell_write_ns, product_ns, spread
 from passes.solvers.assignment import assign
-from passes.solvers.features import Metric
+from passes.solvers.features import HISTOGRAM_GROUPS, Metric
 from passes.sort_sections import reorder
 
 WRITES_PER_DISTANCE = {"multiset": 0.5, "cells": 1.0}
@@ -188,7 +188,9 @@ class _Deal:
         body = layer.at(Sectioned)
         runs = min(crossbars, -(-body.sections // steps))
         cuts = np.arange(runs + 1, dtype=np.int64) * body.sections // runs
-        metric = Metric(metric_kind(self.module.target, body), body.wanted_words(), body.driven(), body.cells)
+        # the multisets of many column groups do not tell what a change costs, cell by cell does
+        kind = metric_kind(self.module.target) if body.group_width <= HISTOGRAM_GROUPS else "cells"
+        metric = Metric(kind, body.wanted_words(), body.driven(), body.cells)
         bars, turned, cost = _assign_runs(metric, cuts, self.held, crossbars, self.pool)
         path = metric.along()
         self.costs[layer.name] = _layer_cost(layer, body, self.module.target, metric, path, cuts, cost)
@@ -216,7 +218,7 @@ def _layer_cost(
     lengths = np.diff(cuts)
     worst = [int(path[cuts[:-1][lengths > s] + s - 1].max()) for s in range(1, int(lengths.max()))]
     columns = (body.outputs >= 0).sum(1) * body.cells.columns
-    reading = float(product_ns(target, columns).max()) * (layer.origin.products or 1)
+    reading = float(product_ns(target, columns).max()) * (layer.origin.products or 1) * _most_outputs(body)
     return LayerCost(
         sections=body.sections,
         within=factor * float(path.mean()) if len(path) else 0.0,
@@ -225,6 +227,14 @@ def _layer_cost(
         within_ns=factor * cell_ns * float(np.mean(worst)) if worst else factor * cell_ns * float(path.max(initial=0)),
         change_ns=factor * cell_ns * top,
     )
+
+
+def _most_outputs(body: Sectioned) -> int:
+    """Outputs that the products of a section read one after the other (scope=layer), of the section with the most."""
+    if body.row_outputs is None:
+        return 1
+    outputs = np.sort(body.row_outputs, axis=1)
+    return int(((np.diff(outputs, axis=1, prepend=-1) != 0) & (outputs >= 0)).sum(1).max(initial=1))
 
 
 def _facts(module: Module, plain: Plan, plan: Plan) -> dict[str, object]:

@@ -206,17 +206,25 @@ class Metric:
             else pack(words, self.bits, cells.columns)
         )
 
-        if kind == "multiset":
-            self.driven = driven.sum(1)
+        self.groups = words.shape[2]
+        self.driven = driven.sum(1)
 
     def contents(self, sections: Array) -> Array:
         """``[n, width]`` what ``sections`` leave in a blank crossbar, as ``entering`` and ``after`` compare it."""
         rows = self.rows[sections]
         if self.kind != "multiset":
             return np.asarray(rows)
-        reached = rows[:, 1 << HISTOGRAM_BITS :]
+        parts = rows.reshape(len(rows), self.groups, -1)  # of each column group: words, if counted, and levels
+        words = self.counted // self.groups
+        reached = parts[:, :, words:].reshape(len(rows), -1)
         count = np.minimum(self.driven[sections], 255).astype(np.uint8)[:, None]
-        return np.concatenate([rows, count - np.minimum(reached, count)], axis=1)
+        left = count - np.minimum(reached, count)
+        return np.concatenate([parts[:, :, :words].reshape(len(rows), -1), reached, left], axis=1)
+
+    @property
+    def counted(self) -> int:
+        """Entries of the contents that count words."""
+        return self.groups << HISTOGRAM_BITS if self.groups <= HISTOGRAM_GROUPS else 0
 
     def entering(self, sections: Array, contents: Array) -> Array:
         """``[n, m]`` int32 cost of loading sections over contents; rows that a section does not need may stay.
@@ -225,15 +233,17 @@ class Metric:
         """
         if self.kind != "multiset":
             return np.asarray(cells_between(self.rows[sections], contents, self.bits, self.mask))
-        return np.asarray(lacking_between(self.contents(sections), contents, 1 << HISTOGRAM_BITS))
+        return np.asarray(lacking_between(self.contents(sections), contents, self.counted))
 
     def after(self, sections: Array, contents: Array) -> Array:
         """``[n, width]`` contents after section i was loaded over ``contents[i]``."""
         loaded = self.contents(sections)
         if self.kind != "multiset":
             return loaded
-        words = 1 << HISTOGRAM_BITS
-        rows = contents[:, :words].sum(axis=1, dtype=np.int64)
+        words = self.counted
+        # rows that hold something: the words of one column group, or its cells at and below the lowest level
+        counts = contents[:, : words // self.groups] if words else contents[:, [0, contents.shape[1] // 2]]
+        rows = counts.sum(axis=1, dtype=np.int64)
         out = np.empty_like(loaded)
         left_behind(loaded, contents, self.driven[sections].astype(np.int64), rows, words, out)
         return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from ir.errors import XbcError
 from passes.base import Pass
@@ -25,9 +26,36 @@ MATCH_OVER_HOLD = 5.0
 """Usual penalty of matching over that of holding."""
 
 
-def narrow(text: str, outputs: int) -> str:
-    """A level's text with at most ``outputs`` outputs per section; 0 leaves it alone."""
-    return text.replace("form-sections", f"form-sections{{outputs={outputs}}}") if outputs else text
+@dataclass(frozen=True)
+class Shape:
+    """How a level cuts sections where it is not left to the level.
+
+    Fields:
+        outputs: most outputs that share the rows of a section (``form-sections``), 0: as many as the target allows.
+        spare: share of further sections, whose rows matching may leave empty (``sort-sections``).
+    """
+
+    outputs: int = 0
+    spare: float = 0.0
+
+    def of(self, text: str) -> str:
+        """A level's text with these options."""
+        if self.outputs:
+            text = text.replace("form-sections", f"form-sections{{outputs={self.outputs}}}")
+        if self.spare:
+            if "sort-sections" not in text:
+                raise XbcError("spare sections are made where weights are sorted, which -O0 does not: use -O1 to -O3")
+            text = text.replace("sort-sections", f"sort-sections{{spare={self.spare:g}}}")
+        return text
+
+    def words(self) -> list[str]:
+        """As options of ``xbc compile``."""
+        found = ["--outputs-per-section", str(self.outputs)] if self.outputs else []
+        return found + (["--spare", f"{self.spare:g}"] if self.spare else [])
+
+
+AS_IT_IS = Shape()
+"""Sections as the level cuts them."""
 
 
 def requantize(text: str, options: str) -> str:

@@ -21,7 +21,16 @@ from ir.verify import check_module
 from passes.base import Context, Pass, Progress
 from passes.manager import Hook, Options, PassRecord, Run, finish, run_pipeline
 from passes.pairs import free_pairs
-from passes.pipeline import LEVELS, LOSSY, format_pipeline, level_text, narrow, parse_pipeline, requantize
+from passes.pipeline import (
+    AS_IT_IS,
+    LEVELS,
+    LOSSY,
+    Shape,
+    format_pipeline,
+    level_text,
+    parse_pipeline,
+    requantize,
+)
 from xbc.meter import Meter
 
 if TYPE_CHECKING:
@@ -60,6 +69,7 @@ def compile_model(
     pipeline: str | None = None,
     level: int = DEFAULT_LEVEL,
     outputs: int = 0,
+    spare: float = 0.0,
     quantize: str | None = None,
     sensitivities: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
@@ -85,6 +95,7 @@ def compile_model(
             is completed with ``deal-sections``.
         level: 0..3, see ``passes.pipeline``; 3 holds codes within a loss budget.
         outputs: most outputs that share the rows of a section, for levels; 0: as many as the target allows.
+        spare: share of further sections, for levels: rows that do not fit stay empty, so fewer cells change.
         quantize: options of ``quantize`` for levels (``granularity=channel,bits=7``); None: the defaults, and what
             leaves the fewest writes at level 3 with ``data``.
         sensitivities: file of ``xbc sensitivity`` for this model, for the passes that use it.
@@ -114,12 +125,16 @@ def compile_model(
         chip = chip.override(settings)
     lossy = pipeline is None and level == LOSSY
     check_budget(lossy, data, report_data, max_drop, max_error)
-    if outputs and pipeline is not None:
-        raise XbcError(f"outputs per section belong to a level; in a pipeline say form-sections{{outputs={outputs}}}")
+    shape = Shape(outputs, spare)
+    if pipeline is not None and shape != Shape():
+        raise XbcError(
+            "outputs per section and spare sections belong to a level; in a pipeline say form-sections{outputs=...} "
+            "and sort-sections{spare=...}"
+        )
     if quantize is not None and pipeline is not None:
         raise XbcError(f"options of quantize belong to a level; in a pipeline say quantize{{{quantize}}}")
     parse_pipeline(requantize("quantize", quantize or ""))  # refused before the work starts
-    passes = [] if lossy else select_passes(pipeline, level, outputs, quantize or "")
+    passes = [] if lossy else select_passes(pipeline, level, shape, quantize or "")
     context = Context(seed=seed, threads=threads)
     if progress is not None:
         context.progress = progress
@@ -133,7 +148,7 @@ def compile_model(
             + (f"; {len(module.unmapped)} nodes stay in the host graph" if module.unmapped else "")
         )
     if pipeline is None and not lossy and free_pairs(module):
-        passes = parse_pipeline(requantize(narrow(level_text(level, pairs=True), outputs), quantize or ""))
+        passes = parse_pipeline(requantize(shape.of(level_text(level, pairs=True)), quantize or ""))
     if sensitivities is not None:
         from xbc.sensitivity import load_sensitivities
 
@@ -144,7 +159,7 @@ def compile_model(
     notes = list(imported.notes)
     if lossy:
         run, passes, loss = hold_within(
-            imported, source, Budget(data, report_data, max_drop, max_error), outputs, context, options, notes,
+            imported, source, Budget(data, report_data, max_drop, max_error), shape, context, options, notes,
             meter, quantize,
         )
     else:
@@ -164,7 +179,7 @@ def compile_model(
     chosen = ["--passes", text]
     if lossy:
         chosen = budget_options(data, report_data, max_drop, max_error)
-        chosen += ["--outputs-per-section", str(outputs)] if outputs else []
+        chosen += shape.words()
         chosen += ["--quantize", quantize] if quantize is not None else []
     changed = [
         f"--set={key}={value if isinstance(value, str) else json.dumps(value)}"
@@ -196,11 +211,11 @@ def compile_model(
     return Compiled(directory, done, tuple(run.records), summary, tuple(notes))
 
 
-def select_passes(pipeline: str | None, level: int, outputs: int = 0, quantize: str = "") -> list[Pass]:
+def select_passes(pipeline: str | None, level: int, shape: Shape = AS_IT_IS, quantize: str = "") -> list[Pass]:
     """The passes of a pipeline text, or of a level when there is none."""
     if pipeline is not None:
         return parse_pipeline(pipeline)
-    return parse_pipeline(requantize(narrow(level_text(level), outputs), quantize))
+    return parse_pipeline(requantize(shape.of(level_text(level)), quantize))
 
 
 @dataclass(frozen=True)
@@ -257,7 +272,7 @@ def budget_options(
 
 
 def hold_within(
-    imported: Imported, source: Path, budget: Budget, outputs: int, context: Context, options: Options,
+    imported: Imported, source: Path, budget: Budget, shape: Shape, context: Context, options: Options,
     notes: list[str], meter: Meter, quantize: str | None,
 ) -> tuple[Run, list[Pass], dict[str, Any]]:  # fmt: skip
     """Level 3: the run, its pipeline, and what it lost (the ``loss`` object of the summary)."""
@@ -268,7 +283,7 @@ def hold_within(
 
     loss: dict[str, Any]
     if budget.data is None:
-        placed, records = prepare(imported.module, context, options, outputs, quantize or "")
+        placed, records = prepare(imported.module, context, options, shape, quantize or "")
         limit = 0.5 if budget.max_error is None else budget.max_error
         tuned = bound_error(placed, limit, context)
         loss = {"max_error": limit}
@@ -282,7 +297,7 @@ def hold_within(
         limit = 1.0 if budget.max_drop is None else budget.max_drop
         add_sensitivities(imported, calibration, context, notes, meter)
         judge = Judge(source, imported, calibration, context, meter)
-        chosen = tune_best(imported.module, judge, limit, context, options, outputs, quantize)
+        chosen = tune_best(imported.module, judge, limit, context, options, shape, quantize)
         tuned, records, quantize = chosen.tuned, chosen.records, chosen.quantize
         facts = Judge(source, imported, report, context, meter)(tuned.module)
         loss = {
@@ -294,7 +309,7 @@ def hold_within(
     loss["curve"] = [point.facts() for point in tuned.curve]
     context.facts["loss"] = loss
     notes += tuned.notes
-    text = requantize(narrow(tuned.text, outputs), quantize or "")
+    text = requantize(shape.of(tuned.text), quantize or "")
     return Run(tuned.module, records + tuned.records), parse_pipeline(text), loss
 
 

@@ -20,7 +20,7 @@ from passes.base import Context
 from passes.manager import Options, run_pipeline
 from passes.pairs import free_pairs
 from passes.penalty import SENSITIVITIES
-from passes.pipeline import LEVELS, narrow, parse_pipeline, requantize
+from passes.pipeline import AS_IT_IS, LEVELS, Shape, parse_pipeline, requantize
 from xbc.forecast import ONE_CROSSBAR, RATIOS, Forecast, first_penalty
 
 CANDIDATES = ("", "granularity=channel", "range=mse", "range=percentile", "bits=7,granularity=channel")
@@ -62,7 +62,7 @@ def may_choose(module: Module, context: Context) -> bool:
     return SENSITIVITIES in context.data and any(isinstance(x.body, Float) for x in module.layers)
 
 
-def rank(module: Module, wanted: float, context: Context, outputs: int = 0) -> list[Candidate]:
+def rank(module: Module, wanted: float, context: Context, shape: Shape = AS_IT_IS) -> list[Candidate]:
     """All candidates, the fewest predicted writes at predicted loss ``wanted`` first."""
     part = some_layers(module)
     share = part.weights / max(1, module.weights)
@@ -71,7 +71,7 @@ def rank(module: Module, wanted: float, context: Context, outputs: int = 0) -> l
     seen: list[list[tuple[Array, Array]]] = []
     for done, options in enumerate(CANDIDATES):
         context.progress("comparing quantisers", done, len(CANDIDATES))
-        text = requantize(narrow(LEVELS[2], outputs), options).replace(
+        text = requantize(shape.of(LEVELS[2]), options).replace(
             "order-sections", "order-sections{bound=0}"
         )
         if "bits=" in options and not all(isinstance(x.body, Float) for x in module.layers):

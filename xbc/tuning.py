@@ -22,7 +22,16 @@ from passes.counting import count_module, natural_module
 from passes.manager import Options, PassRecord, finish, run_pipeline
 from passes.pairs import free_pairs
 from passes.penalty import GRADES, SENSITIVITIES, uniform
-from passes.pipeline import LEVELS, LOSSY, MATCH_OVER_HOLD, level_text, narrow, parse_pipeline, requantize
+from passes.pipeline import (
+    AS_IT_IS,
+    LEVELS,
+    LOSSY,
+    MATCH_OVER_HOLD,
+    Shape,
+    level_text,
+    parse_pipeline,
+    requantize,
+)
 from xbc.forecast import (
     ONE_CROSSBAR,
     SHARED_RATIOS,
@@ -104,11 +113,11 @@ class Tuned:
 
 
 def prepare(
-    module: Module, context: Context, options: Options, outputs: int = 0, quantize: str = ""
+    module: Module, context: Context, options: Options, shape: Shape = AS_IT_IS, quantize: str = ""
 ) -> tuple[Module, list[PassRecord]]:
-    """The part of level 3 that does not depend on the penalty: up to placed sections (``outputs``: see ``narrow``,
+    """The part of level 3 that does not depend on the penalty: up to placed sections (``shape``: see there,
     ``quantize``: see ``requantize``)."""
-    text = requantize(narrow(LEVELS[2], outputs), quantize)
+    text = requantize(shape.of(LEVELS[2]), quantize)
     steps = [step for step in parse_pipeline(text) if step.name != "match-rows"]
     run = run_pipeline(module, steps, context, options)
     return run.module, run.records
@@ -147,19 +156,19 @@ class Chosen:
 
 def tune_best(
     module: Module, judge: Judge, max_drop: float, context: Context, options: Options,
-    outputs: int = 0, quantize: str | None = None,
+    shape: Shape = AS_IT_IS, quantize: str | None = None,
 ) -> Chosen:  # fmt: skip
     """``tune`` with the way to quantise that leaves the fewest writes; ``quantize`` fixes it."""
     ranked: list[Candidate] = []
     tried = [quantize or ""]
     if quantize is None and may_choose(module, context):
-        ranked = rank(module, LOSS_PER_DROP * max_drop / 100, context, outputs)
+        ranked = rank(module, LOSS_PER_DROP * max_drop / 100, context, shape)
         tried = [candidate.options for candidate in finalists(ranked)]
     best: Chosen | None = None
     written: dict[str, int] = {}
     for text in tried:
         facts = dict(context.facts)
-        placed, records = prepare(module, context, options, outputs, text)
+        placed, records = prepare(module, context, options, shape, text)
         tuned = tune(placed, judge, max_drop, context)
         written[text] = count_module(tuned.module).steady.total
         if best is not None and written[text] >= written[best.quantize]:

@@ -46,6 +46,10 @@ from xbc.cli.options import (
     help="Outputs that share a section's rows in -O levels; fewer than the target allows: fewer writes, more reads.",
 )  # fmt: skip
 @click.option(
+    "--spare", type=float, default=0.0, metavar="S",
+    help="Further sections in -O levels, as a share (0.25: a quarter more): fewer writes, more loads and reads.",
+)  # fmt: skip
+@click.option(
     "--quantize", metavar="OPTIONS",
     help="Options of quantize for a level, e.g. 'granularity=channel,bits=7'; '' keeps -O3 from choosing them.",
 )
@@ -71,9 +75,9 @@ from xbc.cli.options import (
 @quiet_option
 def command(
     model: Path, output: Path | None, target: str, settings: dict[str, Any], level: int | None,
-    pipeline: str | None, outputs: int, quantize: str | None, sensitivities: Path | None, data: Path | None,
-    report_data: Path | None, max_drop: float | None, max_error: float | None, seed: int, threads: int,
-    print_before: str | None, print_after: str | None, time_passes: bool, verify_each: bool, as_json: bool,
+    pipeline: str | None, outputs: int, spare: float, quantize: str | None, sensitivities: Path | None,
+    data: Path | None, report_data: Path | None, max_drop: float | None, max_error: float | None, seed: int,
+    threads: int, print_before: str | None, print_after: str | None, time_passes: bool, verify_each: bool, as_json: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
     """Compile an ONNX model to a reprogramming program for a crossbar chip.
@@ -98,7 +102,7 @@ def command(
     with console.progress_bars(quiet or tracing.prints) as progress:
         result = compile_model(
             model, output, target=target, settings=settings, pipeline=pipeline,
-            level=DEFAULT_LEVEL if level is None else level, outputs=outputs, quantize=quantize,
+            level=DEFAULT_LEVEL if level is None else level, outputs=outputs, spare=spare, quantize=quantize,
             sensitivities=sensitivities, data=data, report_data=report_data, max_drop=max_drop,
             max_error=max_error, seed=seed, threads=threads, progress=progress, verify_each=verify_each,
             before=tracing.before, after=tracing.after,

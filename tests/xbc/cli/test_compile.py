@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -262,3 +263,41 @@ def test_differential_pairs_are_chosen_freely(xbc: Runner, model: Path, level: s
     assert facts["writes"]["emitted"] < facts["writes"]["scheduled"] <= plain["writes"]["emitted"]
     verified = xbc("verify", "free.xbc")
     assert verified.code == 0, verified.err
+
+
+def test_sections_are_cut_as_asked(xbc: Runner, tmp_path: Path) -> None:
+    """Spare sections and fewer outputs per section: fewer writes, more reads, the same baseline."""
+    cnn = Path(__file__).parents[3] / "models" / "digits_cnn.onnx"
+    facts = {}
+    for name, target, words in (
+        ("usual", "gather-128", []), ("spare", "gather-128", ["--spare", "0.5"]),
+        ("shared", "isaac-128", []), ("narrow", "isaac-128", ["--outputs-per-section", "2"]),
+    ):  # fmt: skip
+        result = xbc("compile", cnn, "-t", target, "--set", "crossbars=4", *words, "-o", f"{name}.xbc", "--json", "-q")
+        assert result.code == 0, result.err
+        facts[name] = json.loads(result.out)
+        verified = xbc("verify", f"{name}.xbc")
+        assert verified.code == 0, verified.err
+    for less, more in (("spare", "usual"), ("narrow", "shared")):
+        assert facts[less]["writes"]["natural"] == facts[more]["writes"]["natural"]
+        assert facts[less]["writes"]["emitted"] < 0.9 * facts[more]["writes"]["emitted"]
+        assert facts[less]["reads"]["per_inference"] > facts[more]["reads"]["per_inference"]
+        assert facts[less]["reads"]["natural"] == facts[more]["reads"]["natural"]
+    assert "sort-sections{spare=0.5}" in facts["spare"]["pipeline"]
+    assert "form-sections{outputs=2}" in facts["narrow"]["pipeline"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-O0", "--spare", "0.5"], "-O0 does not: use -O1 to -O3"),
+        (["--spare", "-1"], "spare = -1.0 is outside 0..8.0"),
+        (["--passes", "quantize", "--spare", "1"], r"in a pipeline say form-sections{outputs=...} and sort-sections"),
+        (["--outputs-per-section", "2"], "outputs = 2, but on target 'gather-128' at most 1 outputs share"),
+    ],
+)
+def test_cuts_that_cannot_be(xbc: Runner, model: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    result = xbc("compile", model, *words)
+    assert result.code == 2
+    assert message in " ".join(result.err.split())
+    assert not list(tmp_path.glob("*.xbc"))

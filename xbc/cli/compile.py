@@ -77,8 +77,8 @@ def command(
     model: Path, output: Path | None, target: str, settings: dict[str, Any], level: int | None,
     pipeline: str | None, outputs: int, spare: float, quantize: str | None, sensitivities: Path | None,
     data: Path | None, report_data: Path | None, max_drop: float | None, max_error: float | None, seed: int,
-    threads: int, print_before: str | None, print_after: str | None, time_passes: bool, verify_each: bool, as_json: bool,
-    quiet: bool,
+    threads: int, print_before: str | None, print_after: str | None, time_passes: bool, verify_each: bool,
+    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Compile an ONNX model to a reprogramming program for a crossbar chip.
 

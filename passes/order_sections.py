@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -69,6 +70,8 @@ class OrderSections(Pass):
         window: sections per routing window.
         effort: solutions the router may look at per window.
         seconds: wall-clock cap per routing window or proof (the manifest says when it struck).
+        layer-seconds, total-seconds: wall-clock caps on the routing of a layer and of the whole network, 0 for
+            none; windows that are left keep their path and count as capped.
     """
 
     name: ClassVar[str] = "order-sections"
@@ -82,6 +85,8 @@ class OrderSections(Pass):
     window: int = 100
     effort: int = 300
     seconds: float = 30.0
+    layer_seconds: float = 0.0
+    total_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         check(8 <= self.group <= 16384, f"order-sections: group = {self.group} is outside 8..16384")
@@ -89,15 +94,18 @@ class OrderSections(Pass):
         check(4 <= self.window <= 2000, f"order-sections: window = {self.window} is outside 4..2000")
         check(self.effort >= 1, f"order-sections: effort = {self.effort} must be at least 1")
         check(self.seconds > 0, f"order-sections: seconds = {self.seconds} must be positive")
+        for key, cap in (("layer-seconds", self.layer_seconds), ("total-seconds", self.total_seconds)):
+            check(cap >= 0, f"order-sections: {key} = {cap} must not be negative")
 
     def run(self, module: Module, context: Context) -> Module:
         """Reorders every layer's table; reports the bounds as facts."""
         if self.method == "natural":
             return module
         results = []
+        deadline = _deadline(self.total_seconds)
         with ThreadPoolExecutor(max(1, context.threads)) as pool:
             for done, result in enumerate(
-                pool.map(lambda layer: self._order(layer, module.target), module.layers)
+                pool.map(lambda layer: self._order(layer, module.target, deadline), module.layers)
             ):
                 context.progress("order-sections", done + 1, len(module.layers))
                 results.append(result)
@@ -109,31 +117,32 @@ class OrderSections(Pass):
             }
         return module.with_layers([layer for layer, _ in results])
 
-    def _order(self, layer: Layer, target: Target) -> tuple[Layer, Bound]:
+    def _order(self, layer: Layer, target: Target, deadline: float) -> tuple[Layer, Bound]:
         body = by_rank(layer.at(Sectioned))
         if self.method == "rank" or body.sections < 2:
             return layer.with_body(body), Bound()
         if self.method == "sum":
             return layer.with_body(reorder(body, _by_sum(body))), Bound()
-        path, bound = self._path(body, metric_kind(target) if self.metric == "auto" else self.metric)
+        deadline = min(deadline, _deadline(self.layer_seconds))
+        path, bound = self._path(body, metric_kind(target) if self.metric == "auto" else self.metric, deadline)
         return layer.with_body(reorder(body, path)), bound
 
-    def _path(self, body: Sectioned, kind: str) -> tuple[Array, Bound]:
+    def _path(self, body: Sectioned, kind: str, deadline: float) -> tuple[Array, Bound]:
         """``[sections]`` path and its bound: group by group, groups joined at their nearer ends."""
         metric = Metric(kind, body.wanted_words(), body.driven(), body.cells)
         paths, total = [], Bound()
         for members in groups(body, self.group):
             cost = metric.matrix(members)
-            local, bound = self._group_path(cost)
+            local, bound = self._group_path(cost, deadline)
             paths.append(members[local])
             total += bound
         return join(metric, paths), total
 
-    def _group_path(self, cost: Array) -> tuple[Array, Bound]:
+    def _group_path(self, cost: Array, deadline: float) -> tuple[Array, Bound]:
         path = greedy_path(cost, 0) if self.method == "greedy" else short_path(cost)
         capped = 0
         if self.method == "routing":
-            path, capped = self._route(cost, path)
+            path, capped = self._route(cost, path, deadline)
         length = path_length(cost, path)
         bound = path_bound(cost, length, self.bound) if self.bound else 0
         found = Bound(length, bound, 1, int(length == bound), capped)
@@ -142,16 +151,25 @@ class OrderSections(Pass):
             found = replace(found, length=path_length(cost, path), bound=bound, proven=int(proven))
         return path, found
 
-    def _route(self, cost: Array, path: Array) -> tuple[Array, int]:
+    def _route(self, cost: Array, path: Array, deadline: float) -> tuple[Array, int]:
         from passes.solvers.routing import improve_path
 
         path, capped = path.copy(), 0
         for start in range(0, len(path) - 3, max(1, self.window - 1)):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                capped += 1
+                continue
             window = path[start : start + self.window]
-            improved, struck = improve_path(cost, window, self.effort, self.seconds)
+            improved, struck = improve_path(cost, window, self.effort, min(self.seconds, left))
             path[start : start + self.window] = improved
             capped += struck
         return path, capped
+
+
+def _deadline(seconds: float) -> float:
+    """``time.monotonic()`` in that many seconds; never for 0."""
+    return time.monotonic() + seconds if seconds else float("inf")
 
 
 def prove(cost: Array, path: Array, bound: int, seconds: float) -> tuple[Array, int, bool]:

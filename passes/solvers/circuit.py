@@ -67,6 +67,8 @@ def shortest_path(cost: Array, path: Array, bound: int, work: float = 5.0, secon
     while node != n:
         order.append(node)
         node = following[node]
-    reached = int(solver.objective_value)
-    proven = max(bound, int(np.ceil(solver.best_objective_bound - 1e-6)))
-    return Proof(np.asarray(order), min(proven, reached), status == cp_model.OPTIMAL)
+    found = np.asarray(order)
+    reached = int(cost[found[:-1], found[1:]].sum(dtype=np.int64))  # the solver's own value is a float
+    if status == cp_model.OPTIMAL:
+        return Proof(found, reached, True)
+    return Proof(found, min(reached, max(bound, int(np.ceil(solver.best_objective_bound - 1e-6)))), False)

@@ -6,7 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ir import Sectioned, XbcError, check_module
@@ -44,6 +44,12 @@ def costs(draw, most=7):
     return cost.astype(np.uint16)
 
 
+@example(
+    cost=np.array(
+        [[0, 6, 6, 5, 8, 6], [6, 0, 4, 5, 4, 8], [6, 4, 0, 7, 6, 6], [5, 5, 7, 0, 7, 7], [8, 4, 6, 7, 0, 6],
+         [6, 8, 6, 7, 6, 0]], np.uint16,
+    )
+)  # fmt: skip
 @given(cost=costs())
 @settings(max_examples=40)
 def test_bound_optimum_found_and_proof(cost):
@@ -278,3 +284,22 @@ def test_distances_of_column_groups_add_up(groups):
         return
     ones = (cells.levels(words) * driven[:, :, None, None]).sum(axis=1, dtype=np.int64).reshape(6, -1)
     assert (wide == abs(ones[:, None] - ones[None]).sum(axis=2)).all()
+
+
+def test_routing_ends_with_its_time():
+    """Without time every window keeps its local path and is counted; with time none is."""
+    given_module = coded(4, [(60, 8), (50, 8)])
+    local, _ = ordered(given_module, method="local", bound=0)
+    for cap in ("layer_seconds", "total_seconds"):
+        done, found = ordered(given_module, method="routing", window=20, bound=0, **{cap: 1e-9})
+        assert done == local
+        assert found["network"]["time_caps"] > 0
+    plenty = {"total_seconds": 600, "layer_seconds": 600}
+    _, found = ordered(given_module, method="routing", window=20, bound=0, effort=5, **plenty)
+    assert found["network"]["time_caps"] == 0
+
+
+@pytest.mark.parametrize("cap", ["layer_seconds", "total_seconds"])
+def test_negative_caps_are_refused(cap):
+    with pytest.raises(XbcError, match=f"{cap.replace('_', '-')} = -1.0 must not be negative"):
+        OrderSections(**{cap: -1.0})

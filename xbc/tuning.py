@@ -75,7 +75,7 @@ class Point:
     Fields:
         lambda_: penalty of ``reprogram``.
         match_lambda: penalty of ``match-rows``.
-        writes, reduction: steady state per inference, against natural order.
+        writes, reduction: steady state per inference, against natural order (None: nothing is written).
         rms_error: root mean square code error over all weights, in LSB.
         drop, agreement: on the calibration samples (drop None without labels).
         expected_drop: likewise, see ``expected_drop``.
@@ -86,7 +86,7 @@ class Point:
 
     lambda_: float
     writes: int
-    reduction: float
+    reduction: float | None
     rms_error: float
     drop: float | None
     agreement: float | None
@@ -252,7 +252,7 @@ class Trial:
                 lambda_=lambda_,
                 match_lambda=lambda_ if free_pairs(self.placed) else self.ratio * lambda_,
                 writes=writes,
-                reduction=self.natural / writes if writes else float("inf"),
+                reduction=self.natural / writes if writes else None,
                 rms_error=float(np.sqrt(sum(errors.values()) / max(1, module.weights))),
                 drop=facts["drop"],
                 agreement=facts["agreement"],

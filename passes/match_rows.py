@@ -14,6 +14,7 @@ from ir.errors import XbcError
 from ir.module import Layer, Module
 from ir.stages import UNUSED, Placed
 from passes.base import Context, Pass, check
+from passes.column_groups import place_columns
 from passes.counting import load_runs
 from passes.pairs import PairCosts, check_pairs, empty_pairs, shifted_codes
 from passes.penalty import grades, state_values
@@ -46,6 +47,8 @@ class MatchRows(Pass):
         lambda: writes that a squared error of one code unit is worth, as in reprogram; 0: exact codes.
         method: ``exact``: minimum-cost assignment; ``greedy``: ascending cost with pairwise exchanges, within
             about 1 % of it and several times faster on wide rows.
+        columns: outputs that share rows first take the column groups whose words were likest in the load before
+            (off: loads that order-sections put next to each other are alike group by group already).
         pairs: match for freely chosen differential pairs (one bit per cell, at most 8 bits; always exact).
     """
 
@@ -55,6 +58,7 @@ class MatchRows(Pass):
 
     method: Literal["exact", "greedy"] = "exact"
     lambda_: float = 0.0
+    columns: bool = False
     pairs: bool = False
 
     def __post_init__(self) -> None:
@@ -68,6 +72,9 @@ class MatchRows(Pass):
                 f"leave the pass out or set routing=gather"
             )
         pairs = [(layer, layer.at(Placed)) for layer in module.layers]
+        if self.columns and any(body.group_width > 1 for _, body in pairs):
+            bodies = place_columns(pairs, module.target.crossbars)
+            pairs = [(layer, body) for (layer, _), body in zip(pairs, bodies, strict=True)]
         formats = {(b.cells.columns, b.bits_per_cell) for _, b in pairs}
         simple = len(formats) == 1 and all(b.group_width == 1 for _, b in pairs)
         joint = len(formats) == 1 and self.lambda_ > 0 and all(joint_ready(b) for _, b in pairs)

@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from ir import Placed, Programmed, XbcError, check_module
 from passes import match_rows
 from passes.base import Context
+from passes.column_groups import place_columns
 from passes.counting import count_module, load_runs
 from passes.manager import finish
 from passes.match_rows import MatchRows, closing_loads
@@ -338,3 +339,28 @@ def test_refusals():
         MatchRows().run(placed(0, [(2, 4)], routing="fixed"), Context())
     with pytest.raises(XbcError, match=r"lambda = -1 must not be negative"):
         MatchRows(lambda_=-1)
+
+
+@given(seed=st.integers(0, 2**32 - 1), share=st.integers(2, 4))
+@settings(max_examples=20)
+def test_outputs_move_between_column_groups_and_nothing_else(seed, share):
+    chip = {"rows": 8, "columns": 32, "crossbars": 2, "encoding": "offset", "outputs_per_section": share}
+    given_module = placed(seed, [(9, 20), (7, 13)], bits=5, **chip)
+    pairs = [(layer, layer.at(Placed)) for layer in given_module.layers]
+    for (_, before), after in zip(pairs, place_columns(pairs, 2), strict=True):
+        assert (np.sort(before.outputs, axis=1) == np.sort(after.outputs, axis=1)).all()
+        assert (before.inputs == after.inputs).all()
+        assert_each_weight_once(after)
+        short = (before.outputs < 0).any(axis=1)
+        assert (before.outputs[short] == after.outputs[short]).all()
+
+
+def test_likest_columns_follow_each_other():
+    """Two sections with the same two columns in turned order: the second turns back, and nothing is written."""
+    codes = np.array([[1, 2, 3, 4], [9, 8, 7, 6], [9, 8, 7, 6], [1, 2, 3, 4]])
+    chip = target(rows=4, columns=16, crossbars=1, encoding="offset", outputs_per_section=2)
+    done = compiled(PLACE, module([codes_body(codes, 5)], chip))
+    writes = [
+        count_module(compiled(f"match-rows{{columns={on}}}", done)).steady.total for on in ("true", "false")
+    ]
+    assert writes[0] == 0 < writes[1]

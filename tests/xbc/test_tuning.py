@@ -168,7 +168,7 @@ def test_program_does_not_depend_on_threads(tmp_path: Path) -> None:
 
 def test_a_chip_that_holds_everything_writes_nothing(tmp_path: Path) -> None:
     done = compile_model(
-        CNN, tmp_path / "o.xbc", level=3, settings={"crossbars": 512}, data=MODELS / "digits_calib.npz", quantize=""
+        CNN, tmp_path / "o.xbc", level=3, settings={"crossbars": 700}, data=MODELS / "digits_calib.npz", quantize=""
     )
     assert done.summary["writes"]["emitted"] == 0
     assert done.summary["loss"]["curve"][0]["reduction"] is None

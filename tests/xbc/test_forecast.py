@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ir.module import Module
 from ir.stages import Placed, Programmed
 from passes.base import Context
 from passes.counting import count_module
@@ -20,7 +21,7 @@ from xbc.tuning import squared_errors
 CNN = Path(__file__).parents[2] / "models" / "digits_cnn.onnx"
 
 
-def placed(crossbars: int, target: str = "gather-128") -> object:
+def placed(crossbars: int, target: str = "gather-128") -> Module:
     module = import_model(CNN, load_target(target).override({"crossbars": crossbars})).module
     return run_pipeline(module, parse_pipeline(LEVELS[2])[:-1], Context()).module
 
@@ -28,8 +29,8 @@ def placed(crossbars: int, target: str = "gather-128") -> object:
 @pytest.mark.parametrize(("crossbars", "share"), [(4, 4), (8, 2), (2, 1)])
 def test_sample_holds_the_loads_of_some_crossbars(crossbars: int, share: int) -> None:
     whole = placed(crossbars)
-    part = sample(whole, share)  # type: ignore[arg-type]
-    for a, b in zip(whole.layers, part.layers, strict=True):  # type: ignore[attr-defined]
+    part = sample(whole, share)
+    for a, b in zip(whole.layers, part.layers, strict=True):
         full, some = a.at(Placed), b.at(Placed)
         assert set(np.unique(some.crossbar)) <= set(range(share // 2, crossbars, share))
         assert some.sections == np.isin(full.crossbar, np.unique(some.crossbar)).sum()
@@ -39,8 +40,8 @@ def test_sample_holds_the_loads_of_some_crossbars(crossbars: int, share: int) ->
 def test_forecast_of_everything_is_the_compile() -> None:
     """A sample of all crossbars predicts exactly what the passes then do."""
     whole, context = placed(4), Context()
-    outlook = Forecast(whole, context, share=1)(0.05, 4.0)  # type: ignore[arg-type]
-    done = run_pipeline(whole, lossy_steps(whole, 0.05, 4.0), context).module  # type: ignore[arg-type]
+    outlook = Forecast(whole, context, share=1)(0.05, 4.0)
+    done = run_pipeline(whole, lossy_steps(whole, 0.05, 4.0), context).module
     assert outlook.writes == count_module(done).steady.total
     assert outlook.loss == pytest.approx(predicted_loss(done, squared_errors(done), context))
     error = sum(
@@ -52,7 +53,7 @@ def test_forecast_of_everything_is_the_compile() -> None:
 
 @pytest.mark.parametrize("wanted", [10000.0, 30000.0])
 def test_penalty_is_found_for_a_predicted_loss(wanted: float) -> None:
-    forecast = Forecast(placed(1), Context(), share=1)  # type: ignore[arg-type]
+    forecast = Forecast(placed(1), Context(), share=1)
     outlook = forecast.at_loss(wanted, 4.0, 0.1)
     assert wanted / 2 < forecast(outlook.lambda_, 4.0).loss < wanted * 2
     assert forecast.best(wanted, 0.1).writes <= outlook.writes
@@ -60,12 +61,12 @@ def test_penalty_is_found_for_a_predicted_loss(wanted: float) -> None:
 
 @pytest.mark.parametrize(("target", "ratios"), [("gather-128", RATIOS), ("isaac-128", SHARED_RATIOS)])
 def test_ratios_depend_on_shared_rows(target: str, ratios: tuple[float, ...]) -> None:
-    outlook = Forecast(placed(2, target), Context(), share=1).best(20000.0, 0.1)  # type: ignore[arg-type]
+    outlook = Forecast(placed(2, target), Context(), share=1).best(20000.0, 0.1)
     assert outlook.ratio in ratios
-    assert shares_rows(placed(2, target)) == (ratios is SHARED_RATIOS)  # type: ignore[arg-type]
+    assert shares_rows(placed(2, target)) == (ratios is SHARED_RATIOS)
 
 
 def test_sample_without_writes_ends_the_search() -> None:
     """On this many crossbars every section stays where it is."""
-    forecast = Forecast(placed(4096), Context())  # type: ignore[arg-type]
+    forecast = Forecast(placed(4096), Context())
     assert forecast.at_loss(1.0, 4.0, 0.1).writes == 0

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ir.errors import XbcError
 from ir.stages import Quantized
 from passes.pipeline import LEVELS, parse_pipeline, requantize
-from xbc.compiler import compile_model
+from xbc.compiler import Compiled, compile_model
 from xbc.quantizers import Candidate, finalists, some_layers
 
 INPUTS, HIDDEN, CLASSES, SAMPLES = 256, 320, 10, 80
@@ -46,26 +46,26 @@ def network(folder: Path, spread: float) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def channels(tmp_path_factory: pytest.TempPathFactory) -> object:
+def channels(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     folder = tmp_path_factory.mktemp("channels")
     model, data = network(folder, 30.0)
     return compile_model(model, folder / "out.xbc", level=3, data=data, report_data=data, max_drop=10.0)
 
 
-def test_channel_scales_are_chosen_where_outputs_differ(channels: object) -> None:
-    summary = channels.summary  # type: ignore[attr-defined]
+def test_channel_scales_are_chosen_where_outputs_differ(channels: Compiled) -> None:
+    summary = channels.summary
     rows = {row["quantize"]: row for row in summary["loss"]["quantizers"]}
     chosen = [name for name, row in rows.items() if row["chosen"]]
     assert len(chosen) == 1
     assert "granularity=channel" in chosen[0]
     assert rows[chosen[0]]["writes"] == summary["writes"]["emitted"]
     assert summary["pipeline"].startswith(str(parse_pipeline(requantize("quantize", chosen[0]))[0]))
-    assert any(len(layer.at(Quantized).scale) > 1 for layer in channels.module.layers)  # type: ignore[attr-defined]
-    manifest = json.loads((channels.directory / "manifest.json").read_text())  # type: ignore[attr-defined]
+    assert any(len(layer.at(Quantized).scale) > 1 for layer in channels.module.layers)
+    manifest = json.loads((channels.directory / "manifest.json").read_text())
     assert summary["loss"]["quantizers"] == _find(manifest, "quantizers")
 
 
-def _find(tree: object, key: str) -> object:
+def _find(tree: object, key: str) -> Compiled:
     if isinstance(tree, dict):
         if key in tree:
             return tree[key]
@@ -82,14 +82,14 @@ def test_one_scale_is_chosen_where_outputs_are_alike(tmp_path: Path) -> None:
     assert "granularity" not in chosen["quantize"]
 
 
-def test_choice_leaves_no_more_writes_than_the_default(channels: object, tmp_path: Path) -> None:
+def test_choice_leaves_no_more_writes_than_the_default(channels: Compiled, tmp_path: Path) -> None:
     model, data = network(tmp_path, 30.0)
     fixed = compile_model(
         model, tmp_path / "o.xbc", level=3, data=data, report_data=data, max_drop=10.0, quantize=""
     )
     assert fixed.summary["loss"]["quantizers"] == []
     assert all(len(layer.at(Quantized).scale) == 1 for layer in fixed.module.layers)
-    assert channels.summary["writes"]["emitted"] < fixed.summary["writes"]["emitted"]  # type: ignore[attr-defined]
+    assert channels.summary["writes"]["emitted"] < fixed.summary["writes"]["emitted"]
 
 
 @pytest.mark.parametrize("level", [0, 2])
@@ -120,6 +120,6 @@ def test_finalists_are_the_first_and_a_near_second() -> None:
     assert finalists([Candidate("", 2.0, None), Candidate("range=mse", 1.0, None)])[0].options == "range=mse"
 
 
-def test_sample_of_layers_is_bounded_and_in_order(channels: object) -> None:
-    module = channels.module  # type: ignore[attr-defined]
+def test_sample_of_layers_is_bounded_and_in_order(channels: Compiled) -> None:
+    module = channels.module
     assert [x.name for x in some_layers(module).layers] == [x.name for x in module.layers]

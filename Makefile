@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 DEMO := models/digits_cnn.onnx
 DATA := models/digits_eval.npz
+ROUNDS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev test check lint docs docs-serve pages pictures bench clean
+.PHONY: help demo install dev test check fuzz lint docs docs-serve pages pictures bench clean
 
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,10 @@ test: dev lint check docs ## everything CI runs: lint, types, tests, documentati
 
 check: dev ## the tests (warnings are errors)
 	$(BIN)/python -m pytest -n 2
+
+fuzz: dev ## the property tests with other examples each time, ROUNDS times (minutes each)
+	@for round in $$(seq $(ROUNDS)); do \
+	  $(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile fuzz || exit 1; done
 
 lint: dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "xbc", deadline=None, max_examples=50, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("xbc")
+COMMON = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+# The same examples for the same commit, so that a change is judged by what it changed; `make fuzz` looks further.
+settings.register_profile("repeatable", COMMON, max_examples=50, derandomize=True)
+settings.register_profile("fuzz", COMMON, max_examples=200)
+settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -76,7 +76,9 @@ def test_fewer_outputs_share_rows(given_module, most, sort):
     assert_each_weight_once(body)
     assert body.group_width <= most
     wide = compiled(FORM + ",deal-sections", given_module)
-    assert body.sections >= wide.layers[0].at(Sectioned).sections
+    # Where outputs stand alone, split divides the list of inputs by sign; where they share rows, it loads them twice.
+    if given_module.target.encoding != "split":
+        assert body.sections >= wide.layers[0].at(Sectioned).sections
     baseline = [count_module(natural_module(m)).steady for m in (done, wide)]
     assert baseline[0] == baseline[1], "the baseline moved"
 

@@ -20,7 +20,7 @@ from synthetic import network
 from ir.stages import Sectioned
 from passes.base import Context
 from passes.pipeline import parse_pipeline
-from passes.solvers.bounds import path_bound
+from passes.solvers.ascent import path_bound
 from passes.solvers.features import Metric
 from passes.solvers.routing import improve_path
 from passes.solvers.tour import path_length, short_path
@@ -40,7 +40,7 @@ def measure(outputs: int, inputs: int) -> dict[str, Any]:
     path = short_path(cost)
     seconds = time.perf_counter() - started
     length = path_length(cost, path)
-    bound = path_bound(cost, length, 100)
+    bound = path_bound(cost, path, 200)
     by_sum = np.argsort(words.sum(axis=(1, 2), dtype=np.int64), kind="stable")
     routed, _ = improve_path(cost, by_sum, 10**6, max(2.0, 10 * seconds))
     return {

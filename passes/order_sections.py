@@ -15,7 +15,7 @@ from ir.module import Layer, Module
 from ir.stages import Sectioned
 from ir.target import Target
 from passes.base import Context, Pass, check
-from passes.solvers.bounds import path_bound
+from passes.solvers.ascent import path_bound
 from passes.solvers.branching import branch_path
 from passes.solvers.features import Metric
 from passes.solvers.tour import greedy_path, path_length, short_path
@@ -81,7 +81,7 @@ class OrderSections(Pass):
     method: Method = "auto"
     metric: Literal["auto", "cells", "multiset"] = "auto"
     group: int = 2048
-    bound: int = 40
+    bound: int = 80
     window: int = 100
     effort: int = 300
     seconds: float = 30.0
@@ -144,7 +144,7 @@ class OrderSections(Pass):
         if self.method == "routing":
             path, capped = self._route(cost, path, deadline)
         length = path_length(cost, path)
-        bound = path_bound(cost, length, self.bound) if self.bound else 0
+        bound = path_bound(cost, path, self.bound) if self.bound else 0
         found = Bound(length, bound, 1, int(length == bound), capped)
         if 2 < len(path) <= PROVEN and bound < length and self.bound and self.method != "greedy":
             path, bound, proven = prove(cost, path, bound, self.seconds)

@@ -12,11 +12,14 @@ from ir.arrays import Array
 
 
 @njit(cache=True, nogil=True)
-def _one_tree(cost: Any, pi: Any, degree: Any) -> float:
-    """Weight of the minimum 1-tree whose special node is a dummy at distance 0 from all; fills degrees."""
+def one_tree(cost: Any, pi: Any, degree: Any, parent: Any) -> float:
+    """Weight of the minimum 1-tree whose special node is a dummy at distance 0 from all.
+
+    Fills ``degree [n]`` and ``parent [n]``, each node's neighbour towards node 0 (-1 for node 0).
+    """
     n = cost.shape[0]
     best = np.full(n, 1e18)
-    parent = np.full(n, -1, np.int64)
+    parent[:] = -1
     inside = np.zeros(n, np.bool_)
     degree[:] = 0
     total = 0.0
@@ -42,10 +45,15 @@ def _one_tree(cost: Any, pi: Any, degree: Any) -> float:
         degree[parent[following]] += 1
         inside[following] = True
         current = following
-    # the dummy's two cheapest edges
+    return total + special_edges(pi, degree)
+
+
+@njit(cache=True, nogil=True)
+def special_edges(pi: Any, degree: Any) -> float:
+    """Weight of the dummy's two cheapest edges, counted in ``degree``."""
     a, b = 1e18, 1e18
     ia, ib = -1, -1
-    for j in range(n):
+    for j in range(pi.shape[0]):
         if pi[j] < a:
             b, ib = a, ia
             a, ia = pi[j], j
@@ -53,7 +61,25 @@ def _one_tree(cost: Any, pi: Any, degree: Any) -> float:
             b, ib = pi[j], j
     degree[ia] += 1
     degree[ib] += 1
-    return total + a + b
+    return float(a + b)
+
+
+@njit(cache=True, nogil=True)
+def step_along(pi: Any, degree: Any, previous: Any, scale: float, short: float, step: int) -> bool:
+    """Moves ``pi`` along the subgradient, ``short`` below the known path; False where the 1-tree is a path.
+
+    ``previous`` holds the degrees of the step before and receives these (Volgenant and Jonker 1982).
+    """
+    norm = 0
+    for j in range(pi.shape[0]):
+        norm += (degree[j] - 2) ** 2
+    if norm == 0:
+        return False
+    size = scale * max(short, 1e-9) / norm
+    for j in range(pi.shape[0]):
+        pi[j] += size * (0.7 * (degree[j] - 2) + (0.3 * (previous[j] - 2) if step else 0.0))
+        previous[j] = degree[j]
+    return True
 
 
 @njit(cache=True, nogil=True)
@@ -65,13 +91,12 @@ def held_karp_bound(cost: Any, upper: float, iterations: int, gap: float, potent
     """
     n = cost.shape[0]
     pi = np.zeros(n)
-    degree = np.zeros(n, np.int64)
-    previous = np.zeros(n, np.int64)
+    degree, previous, parent = np.zeros(n, np.int64), np.zeros(n, np.int64), np.empty(n, np.int64)
     best = 0.0
     scale = 1.0
     since = 0
     for step in range(iterations):
-        value = _one_tree(cost, pi, degree)
+        value = one_tree(cost, pi, degree, parent)
         for j in range(n):
             value -= 2.0 * pi[j]
         if value > best:
@@ -83,24 +108,9 @@ def held_karp_bound(cost: Any, upper: float, iterations: int, gap: float, potent
             if since >= 5:
                 scale *= 0.6
                 since = 0
-        norm = 0
-        for j in range(n):
-            norm += (degree[j] - 2) ** 2
-        if norm == 0 or best >= upper * (1.0 - gap):
+        if best >= upper * (1.0 - gap) or not step_along(pi, degree, previous, scale, upper - value, step):
             break
-        size = scale * max(upper - value, 1e-9) / norm
-        for j in range(n):
-            pi[j] += size * (0.7 * (degree[j] - 2) + (0.3 * (previous[j] - 2) if step else 0.0))
-            previous[j] = degree[j]
     return best
-
-
-def path_bound(cost: Array, upper: int, iterations: int = 60, gap: float = 0.02) -> int:
-    """Integer lower bound on any open path (costs are integers, so the bound rounds up)."""
-    if len(cost) < 3:
-        return int(cost[0, -1]) if len(cost) else 0
-    found = held_karp_bound(cost, float(upper), iterations, gap, np.zeros(len(cost)))
-    return min(int(upper), int(np.ceil(found - 1e-6)))
 
 
 def useful_edges(cost: Array, upper: int, iterations: int = 400) -> tuple[int, Array, Array]:

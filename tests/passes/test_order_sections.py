@@ -13,7 +13,8 @@ from ir import Sectioned, XbcError, check_module
 from ir.cells import CellFormat
 from passes.base import Context
 from passes.order_sections import OrderSections, join, metric_kind
-from passes.solvers.bounds import path_bound, useful_edges
+from passes.solvers.ascent import path_bound, sparse_bound
+from passes.solvers.bounds import held_karp_bound, useful_edges
 from passes.solvers.circuit import shortest_path
 from passes.solvers.features import HISTOGRAM_GROUPS, Metric
 from passes.solvers.routing import improve_path
@@ -56,7 +57,7 @@ def test_bound_optimum_found_and_proof(cost):
     path = short_path(cost)
     assert sorted(path.tolist()) == list(range(len(cost)))
     length, best = path_length(cost, path), shortest(cost)
-    bound = path_bound(cost, length)
+    bound = path_bound(cost, path)
     assert bound <= best <= length
     proof = shortest_path(cost, path, bound)
     assert sorted(proof.path.tolist()) == list(range(len(cost)))
@@ -303,3 +304,22 @@ def test_routing_ends_with_its_time():
 def test_negative_caps_are_refused(cap):
     with pytest.raises(XbcError, match=f"{cap.replace('_', '-')} = -1.0 must not be negative"):
         OrderSections(**{cap: -1.0})
+
+
+@given(cost=costs())
+@settings(max_examples=40)
+def test_the_sparse_bound_never_exceeds_the_optimum(cost):
+    if len(cost) < 3:
+        return
+    path = short_path(cost)
+    length = path_length(cost, path)
+    assert sparse_bound(cost, path, length, 20, 0.0) <= shortest(cost) + 1e-6
+
+
+def test_the_sparse_bound_is_as_good_as_the_dense_one():
+    at = np.random.default_rng(4).integers(0, 400, (300, 3))
+    cost = np.abs(at[:, None] - at[None]).sum(2).astype(np.uint16)
+    path = short_path(cost)
+    length = path_length(cost, path)
+    dense = held_karp_bound(cost, float(length), 80, 0.02, np.zeros(300))
+    assert 0.995 * dense <= sparse_bound(cost, path, length, 80, 0.02) <= length

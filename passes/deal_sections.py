@@ -274,6 +274,7 @@ def _assign_runs(
     comparable[known] = True
     if known:
         contents = np.stack([held[c] for c in known])
+        at = slice(None) if len(known) == crossbars else known  # a slice is several times as fast
 
         def block(part: slice) -> tuple[slice, Array, Array]:
             ahead = metric.entering(heads[part], contents)
@@ -283,8 +284,8 @@ def _assign_runs(
             return part, np.minimum(ahead, back), back < ahead
 
         for part, lowest, back in pool.map(block, _blocks(runs, 64)):
-            cost[part, known] = lowest
-            turned[part, known] = back
+            cost[part, at] = lowest
+            turned[part, at] = back
         foreign = [c for c in held if c < crossbars and not comparable[c]]
         cost[:, foreign] = int(cost[:, known].mean())
     bars = assign(cost)

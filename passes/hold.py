@@ -17,10 +17,12 @@ from ir.stages import Placed
 from passes.base import Context
 from passes.counting import load_runs
 from passes.penalty import FORBIDDEN, Detail, Grade, grades, state_values
-from passes.solvers.viterbi import LANES, MAX_BITS, PACKED, hold_block
+from passes.solvers.viterbi import LANES, MAX_BITS, PACKED, hold_blocks
 
 WINDOW = 256
 WRAP = 32
+RUNS = 64
+"""Tasks for the threads, times the blocks of lanes; at most one per crossbar."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,9 @@ def _run(
     bars = np.concatenate([pairs[index][1].crossbar[sections] for index, sections in load_runs(pairs)])
     by_bar = np.argsort(bars, kind="stable")
     cuts = np.searchsorted(bars[by_bar], np.arange(crossbars + 1))
-    tasks = [
-        (c, lane0)
-        for c in range(crossbars)
-        if cuts[c + 1] > cuts[c]
-        for lane0 in range(0, wanted.shape[1], LANES)
-    ]
+    run = max(1, crossbars // RUNS)
+    tasks = [(c, lane0) for c in range(0, crossbars, run) for lane0 in range(0, wanted.shape[1], LANES)]
+    sorted_loads = order[by_bar]
     top = max(costs)
     up, down = (int(PACKED * cost / top) for cost in costs)
     weight = (weight / top).astype(np.float32)
@@ -154,8 +153,8 @@ def _run(
     def one(task: tuple[int, int]) -> int:
         c, lane0 = task
         return int(
-            hold_block(
-                order[by_bar[cuts[c] : cuts[c + 1]]], wanted, driven, share, weight, care, lane0, shape.width,
+            hold_blocks(
+                sorted_loads, cuts[c : c + run + 1], wanted, driven, share, weight, care, lane0, shape.width,
                 shape.values, bits, up, down, WINDOW, WRAP, held,
             )
         )  # fmt: skip

@@ -133,6 +133,8 @@ def outside_limits(body: Placed, words: Array) -> Array:
     chunk = max(1, 2**22 // max(1, body.rows * body.group_width))
     for start in range(0, body.sections, chunk):
         part = slice(start, start + chunk)
+        if _surely_inside(body, words[part]):
+            continue
         codes = held.stored_codes(part)
         own = np.maximum(body.weight_outputs(part), 0)
         limits = body.limits[own if len(body.limits) > 1 else np.zeros_like(own)]
@@ -180,3 +182,10 @@ def stick_loads(
                     held |= level << shift
                     state[c, r, k] = np.uint8(level)
                 stored[s, r, g] = held
+
+
+def _surely_inside(body: Placed, words: Array) -> bool:
+    """Whether magnitudes alone show that no code is outside the limits."""
+    if body.encoding not in ("driver", "split"):
+        return False
+    return bool(words.max(initial=0) <= min(body.limits[:, 1].min(), -body.limits[:, 0].max()))

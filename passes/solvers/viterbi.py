@@ -362,6 +362,22 @@ def hold_block(
     return forced
 
 
+@njit(cache=True, nogil=True)
+def hold_blocks(
+    loads: Any, cuts: Any, wanted: Any, driven: Any, share: int, weight: Any, sensitivity: Any, lane0: int, width: int,
+    values: Any, bits: int, raise_cost: int, lower_cost: int, window: int, wrap: int, held: Any,
+) -> int:  # fmt: skip
+    """``hold_block`` for several crossbars: ``loads[cuts[i] : cuts[i + 1]]`` are those of the i-th."""
+    forced = 0
+    for i in range(cuts.shape[0] - 1):
+        if cuts[i + 1] > cuts[i]:
+            forced += hold_block(
+                loads[cuts[i] : cuts[i + 1]], wanted, driven, share, weight, sensitivity, lane0, width, values, bits,
+                raise_cost, lower_cost, window, wrap, held,
+            )  # fmt: skip
+    return forced
+
+
 def reference(
     wanted: Array, weight: Array, width: int, values: Array, bits: int, set_cost: float, reset_cost: float
 ) -> tuple[Array, float]:

@@ -275,15 +275,15 @@ class Programmed(Placed):
 
     def effective_codes(self) -> Array:
         """``[outputs, inputs]`` int32 codes the crossbars compute with, summed over a weight's sections."""
-        effective = np.zeros(self.shape, np.int32)
+        effective = np.zeros(self.shape[0] * self.shape[1], np.int32)
         chunk = max(1, 2**22 // max(1, self.rows * self.group_width))
         for start in range(0, self.sections, chunk):
             part = slice(start, start + chunk)
             codes = self.stored_codes(part)
-            outputs = np.maximum(self.weight_outputs(part), 0)
-            inputs = np.maximum(self.inputs[part], 0)[:, :, None]
-            np.add.at(effective, (outputs, inputs), codes)
-        return effective
+            outputs = np.maximum(self.weight_outputs(part), 0).astype(np.int64)
+            at = outputs * self.shape[1] + np.maximum(self.inputs[part], 0)[:, :, None]
+            np.add.at(effective, at.reshape(-1), codes.reshape(-1))  # one axis: several times as fast as two
+        return effective.reshape(self.shape)
 
 
 def lowest_outputs(row_outputs: Array) -> Array:

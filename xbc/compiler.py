@@ -276,10 +276,11 @@ def hold_within(
     notes: list[str], meter: Meter, quantize: str | None,
 ) -> tuple[Run, list[Pass], dict[str, Any]]:  # fmt: skip
     """Level 3: the run, its pipeline, and what it lost (the ``loss`` object of the summary)."""
+    from xbc.error_budget import bound_error
     from xbc.judge import Judge, split
     from xbc.simulate.data import load_data
     from xbc.simulate.host import HostSession
-    from xbc.tuning import add_sensitivities, bound_error, prepare, tune_best
+    from xbc.tuning import add_sensitivities, prepare, tune_best
 
     loss: dict[str, Any]
     if budget.data is None:

@@ -59,9 +59,9 @@ class Judge:
         )
         self.progress = context.progress
 
-    def __call__(self, module: Module) -> dict[str, Any]:
-        """The facts of ``xbc evaluate`` for a module at stage Programmed."""
-        codes = {layer.name: layer.at(Programmed).effective_codes() for layer in module.layers}
+    def __call__(self, module: Module, codes: dict[str, Array] | None = None) -> dict[str, Any]:
+        """The facts of ``xbc evaluate`` for a module at stage Programmed; ``codes`` as of ``effective_codes``."""
+        codes = effective_codes(module) if codes is None else codes
         with self.meter.measure(EVALUATIONS):
             return self._compare(module, codes)
 
@@ -76,6 +76,11 @@ class Judge:
         result = comparison.result()
         name = result["output"]
         return result | {"expected_drop": expected_drop(self.wanted[name], outputs[name], self.data.labels)}
+
+
+def effective_codes(module: Module) -> dict[str, Array]:
+    """By layer name, what the crossbars compute with."""
+    return {layer.name: layer.at(Programmed).effective_codes() for layer in module.layers}
 
 
 def expected_drop(reference: Array, compiled: Array, labels: Array | None) -> float | None:

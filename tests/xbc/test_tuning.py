@@ -15,7 +15,7 @@ from xbc.chip import verify_program
 from xbc.compiler import compile_model
 from xbc.judge import expected_drop, severity_of, split
 from xbc.simulate.data import DataSet
-from xbc.tuning import search
+from xbc.trial import search
 
 MODELS = Path(__file__).parents[2] / "models"
 CNN = MODELS / "digits_cnn.onnx"

@@ -1,0 +1,235 @@
+"""Programs of one placed module at several penalties, and the search among them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ir.arrays import Array
+from ir.errors import XbcError
+from ir.module import Module
+from ir.stages import Programmed
+from passes.base import Context
+from passes.counting import count_module, natural_module
+from passes.manager import Options, PassRecord, run_pipeline
+from passes.pairs import free_pairs
+from passes.penalty import GRADES, SENSITIVITIES, grades
+from passes.pipeline import MATCH_OVER_HOLD
+from xbc.forecast import (
+    ONE_CROSSBAR,
+    SHARED_RATIOS,
+    Forecast,
+    first_penalty,
+    lossy_steps,
+    predicted_loss,
+    shares_rows,
+)
+from xbc.judge import Judge, effective_codes, severity_of
+
+FIRST = 0.1
+"""Penalty the search begins with where there are no sensitivities."""
+ATTEMPTS, MOST_ATTEMPTS = 5, 9
+"""Programs tried once one fits the budget, and at most."""
+CLOSE = 1.1
+"""The search ends when a penalty inside the budget is within this factor of one outside."""
+NOTHING_LEFT = float("-inf")
+"""Severity of a program that cannot be improved."""
+LOSS_PER_DROP = 0.8
+"""Predicted loss (nats) aimed at first, per unit of allowed drop."""
+FORECASTS, FAR_OFF = 3, 1.6
+"""Whole programs made on one crossbar before one is judged; how far their predicted loss may be off."""
+TOLERANCE = 1e-9
+"""Of comparisons with the budget: 1 - 0.96 is not above 0.04."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One program tried.
+
+    Fields:
+        lambda_: penalty of ``reprogram``.
+        match_lambda: penalty of ``match-rows``.
+        writes, reduction: steady state per inference, against natural order (None: nothing is written).
+        rms_error: root mean square code error over all weights, in LSB.
+        drop, agreement: on the calibration samples (drop None without labels).
+        expected_drop: likewise, see ``expected_drop``.
+        predicted_loss: increase of the loss that second derivatives predict (nats), None without them.
+        severity: the largest share of its limit that drop, changed predictions or expected drop took.
+        accepted: inside the budget, severity at most 1.
+    """
+
+    lambda_: float
+    writes: int
+    reduction: float | None
+    rms_error: float
+    drop: float | None
+    agreement: float | None
+    accepted: bool
+    expected_drop: float | None = None
+    match_lambda: float | None = None
+    predicted_loss: float | None = None
+    severity: float | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """As a row of the trade-off curve."""
+        return {("lambda" if k == "lambda_" else k): v for k, v in dataclasses.asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Held:
+    """Rows matched and codes held at one penalty, what the crossbars compute with, and each layer's sum of squared
+    code errors."""
+
+    lambda_: float
+    module: Module
+    records: list[PassRecord]
+    codes: dict[str, Array]
+    errors: dict[str, float]
+
+
+class Trial:
+    """Programs of one placed module at several penalties, and what became of each.
+
+    Fields:
+        curve: a point for every program judged.
+        best: (module, records, penalty) of the fewest writes inside the budget, None before there is one.
+        ratio: penalty of matching over that of holding.
+    """
+
+    def __init__(self, placed: Module, judge: Judge, limit: float, context: Context) -> None:
+        """``limit``: allowed drop, 0..1."""
+        self.placed, self.judge, self.limit = placed, judge, limit
+        # of all programs alike, so not found again for each
+        self.context = dataclasses.replace(context, data=context.data | {GRADES: grades(placed, context)})
+        self.natural = count_module(natural_module(placed)).steady.total
+        self.curve: list[Point] = []
+        self.best: tuple[Module, list[PassRecord], float] | None = None
+        alone = SHARED_RATIOS[0] if shares_rows(placed) else ONE_CROSSBAR
+        self.ratio = alone if placed.target.crossbars == 1 else MATCH_OVER_HOLD
+        self.seconds: dict[str, float] = {}
+        self.facts: dict[str, Any] = {}
+        self._held: Held | None = None
+
+    def first(self) -> float:
+        """The penalty to begin with: where second derivatives predict ``LOSS_PER_DROP``.
+
+        Seen on a sample of the crossbars, which also decides ``ratio``; on one crossbar on whole programs.
+        """
+        if SENSITIVITIES not in self.context.data:
+            return FIRST
+        wanted = LOSS_PER_DROP * self.limit
+        lambda_ = rounded(first_penalty(self.placed, wanted, self.context) / self.ratio)
+        if self.placed.target.crossbars > 1:
+            self.context.progress("forecasting writes", 0, 1)
+            outlook = Forecast(self.placed, self.context).best(wanted, lambda_)
+            self.ratio = outlook.ratio
+            return rounded(outlook.lambda_)
+        for _ in range(FORECASTS):
+            loss = predicted_loss(self.placed, self._hold(lambda_).errors, self.context)
+            if wanted / FAR_OFF < loss < wanted * FAR_OFF:
+                break
+            lambda_ = rounded(lambda_ * np.clip(loss / wanted, 0.02, 50.0))
+        return lambda_
+
+    def _hold(self, lambda_: float) -> Held:
+        if self._held is None or self._held.lambda_ != lambda_:
+            self._held = None  # frees the last one before the next is made
+            module, records = hold_codes(self.placed, lambda_, self.ratio, self.context)
+            for record in records:
+                self.seconds[record.name] = self.seconds.get(record.name, 0.0) + record.seconds
+            codes = effective_codes(module)
+            self._held = Held(lambda_, module, records, codes, squared_errors(module, codes))
+        return self._held
+
+    def __call__(self, lambda_: float) -> float:
+        """The severity of one penalty's program; NOTHING_LEFT when no other penalty can do better: it writes nothing
+        inside the budget, or holds nothing at all."""
+        held = self._hold(lambda_)
+        module, errors = held.module, held.errors
+        facts = self.judge(module, held.codes)
+        if facts["agreement"] is None:
+            raise XbcError("--max-drop needs a classifier: the model's output has one value; use --max-error")
+        severity = severity_of(facts, self.limit)
+        accepted = severity <= 1 + TOLERANCE
+        writes = count_module(module).steady.total
+        if accepted and (self.best is None or writes < min(p.writes for p in self.curve if p.accepted)):
+            self.best = (module, held.records, lambda_)
+            self.facts = {name: self.context.facts[name] for name in ("reprogram",) if name in self.context.facts}
+        predicted = predicted_loss(self.placed, errors, self.context)
+        self.curve.append(
+            Point(
+                lambda_=lambda_,
+                match_lambda=lambda_ if free_pairs(self.placed) else self.ratio * lambda_,
+                writes=writes,
+                reduction=self.natural / writes if writes else None,
+                rms_error=float(np.sqrt(sum(errors.values()) / max(1, module.weights))),
+                drop=facts["drop"],
+                agreement=facts["agreement"],
+                expected_drop=facts["expected_drop"],
+                predicted_loss=predicted if SENSITIVITIES in self.context.data else None,
+                severity=severity,
+                accepted=accepted,
+            )
+        )
+        return NOTHING_LEFT if (accepted and not writes) or not any(errors.values()) else severity
+
+    def total(self, records: list[PassRecord]) -> list[PassRecord]:
+        """The records of one program with the seconds that each pass took over all programs."""
+        return [dataclasses.replace(record, seconds=self.seconds[record.name]) for record in records]
+
+
+def rounded(lambda_: float) -> float:
+    """The penalty in the digits that a pipeline's text has."""
+    return float(f"{lambda_:.4g}")
+
+
+def search(severity: Callable[[float], float], lambda_: float) -> None:
+    """Tries penalties from ``lambda_`` on until one inside the budget (severity at most 1) is close to one outside.
+
+    Severity falls with the penalty, about in inverse proportion, and is noisy: steps follow it until the budget's
+    edge is bracketed, then the logarithm of the bracket is divided by it.
+    """
+    inside: tuple[float, float] | None = None
+    outside: tuple[float, float] | None = None
+    at = float(np.log(lambda_))
+    for turn in range(MOST_ATTEMPTS):
+        if turn >= ATTEMPTS and inside is not None:
+            return
+        share = severity(rounded(np.exp(at)))
+        if share == NOTHING_LEFT:
+            return
+        found = float(np.log(max(share, 0.05)))
+        if found <= TOLERANCE:
+            inside = (at, found) if inside is None or at < inside[0] else inside
+        else:
+            outside = (at, found) if outside is None or at > outside[0] else outside
+        if inside is not None and outside is not None:
+            if inside[0] - outside[0] < np.log(CLOSE):
+                return
+            share = outside[1] / max(outside[1] - inside[1], 1e-6)
+            at = outside[0] + (inside[0] - outside[0]) * float(np.clip(share, 0.3, 0.7))
+        else:
+            at += float(np.sign(found + 1e-12) * np.clip(abs(found), np.log(1.2), np.log(5.0)))
+
+
+def squared_errors(module: Module, codes: dict[str, Array]) -> dict[str, float]:
+    """Sum of squared code errors by layer; ``codes`` as of ``effective_codes``."""
+    errors = {}
+    for layer in module.layers:
+        difference = codes[layer.name] - layer.at(Programmed).codes
+        errors[layer.name] = float(np.square(difference, dtype=np.float64).sum())
+    return errors
+
+
+def hold_codes(
+    placed: Module, lambda_: float, ratio: float, context: Context
+) -> tuple[Module, list[PassRecord]]:
+    """Rows matched and codes held at one penalty."""
+    run = run_pipeline(
+        placed, lossy_steps(placed, lambda_, ratio), context, Options(verify_each=False, count_each=False)
+    )
+    return run.module, run.records

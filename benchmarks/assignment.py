@@ -13,14 +13,13 @@ import time
 from typing import Any
 
 import numpy as np
-from ortools.graph.python import linear_sum_assignment as ortools
 from scipy.optimize import linear_sum_assignment
 from synthetic import network
 
 from ir.stages import Sectioned
 from passes.base import Context
 from passes.pipeline import parse_pipeline
-from passes.solvers.assignment import assign
+from passes.solvers.assignment import assign, assign_ortools
 from passes.solvers.features import Metric
 
 FORM = "quantize,encode-signs,slice-bits,form-sections,sort-sections{cut=stratified},order-sections{bound=0}"
@@ -53,30 +52,18 @@ def by_scipy(cost: Any) -> Any:
     return linear_sum_assignment(cost)[1]
 
 
-def by_ortools(cost: Any) -> Any:
-    """Column of every row; the solver wants a square, so rows of zeros are added."""
-    n, m = cost.shape
-    square = np.zeros((m, m), np.int64)
-    square[:n] = cost
-    solver = ortools.SimpleLinearSumAssignment()
-    left, right = np.divmod(np.arange(m * m), m)
-    solver.add_arcs_with_cost(left, right, square.ravel())
-    if solver.solve() != solver.OPTIMAL:
-        raise RuntimeError("OR-Tools found no assignment")
-    return np.array([solver.right_mate(i) for i in range(n)])
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--crossbars", type=int, default=1024)
     options = parser.parse_args()
-    assign(np.zeros((2, 3), np.int32))
+    for solve in (assign, assign_ortools):
+        solve(np.zeros((2, 3), np.int32))
     rows = []
     for shape, cost in problems(options.crossbars):
         row: dict[str, Any] = {"layer": shape, "runs": cost.shape[0], "crossbars": cost.shape[1]}
-        for name, solve in (("xbc", assign), ("scipy", by_scipy), ("ortools", by_ortools)):
+        for name, solve in (("xbc", assign), ("scipy", by_scipy), ("ortools", assign_ortools)):
             started = time.thread_time()
             column = solve(cost)
             row[f"{name}_s"] = time.thread_time() - started

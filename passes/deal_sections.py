@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -17,10 +17,12 @@ from passes.base import Context, Pass, check
 from passes.order_sections import metric_kind
 from passes.place import contiguous_crossbars, interleaved_crossbars, place
 from passes.residency import LayerCost, Plan, best_plan, cell_write_ns, product_ns, spread
-from passes.solvers.assignment import assign
+from passes.solvers.assignment import assign, assign_ortools
 from passes.solvers.features import HISTOGRAM_GROUPS, Metric
 from passes.sort_sections import reorder
 
+Solver = Callable[[Array], Array]
+SOLVERS: dict[str, Solver] = {"auction": assign, "ortools": assign_ortools}
 WRITES_PER_DISTANCE = {"multiset": 0.5, "cells": 1.0}
 """Writes that a unit of the metric costs: after rows are matched about half the multiset distance is left
 (0.45 to 0.55 in the layers of ResNet-50)."""
@@ -30,11 +32,10 @@ WRITES_PER_DISTANCE = {"multiset": 0.5, "cells": 1.0}
 class DealSections(Pass):
     """Gives every section its crossbar and step; layers follow each other in dependency order.
 
-    A layer's path is cut into equal runs, one per crossbar it uses.  With ``assign`` an assignment problem,
-    solved by auction to within a quarter of a cell per run, decides which crossbar takes which run and in which
-    direction, so that the change of layer is cheap; a layer with fewer sections than crossbars takes those that
-    suit it best and leaves the others.  Two rounds are made, because the last layer meets the first one of the
-    next inference.
+    A layer's path is cut into equal runs, one per crossbar it uses.  With ``assign`` an assignment problem decides
+    which crossbar takes which run and in which direction, so that the change of layer is cheap; a layer with fewer
+    sections than crossbars takes those that suit it best and leaves the others.  Two rounds are made, because the
+    last layer meets the first one of the next inference.
 
     With ``resident=cost`` the second round follows a plan: some layers keep crossbars of their own and are never
     rewritten, the others share what is left, in as many load steps as lower the estimated writes while the
@@ -48,6 +49,8 @@ class DealSections(Pass):
         resident: ``cost``: as above; ``free``: a layer stays only on crossbars that nothing else needs;
             ``auto``: cost, but free when slowdown is above 1.
         time: with resident=cost, factor on the time of an inference; at least 1.
+        solver: of the assignment problems.  ``auction``: to within a quarter of a cell per run; ``ortools``: exactly,
+            15 times as slow.
         slowdown: with resident=free; at least 1; a layer may take that many times the load steps it needs when it
             is spread over all crossbars.  More steps use fewer crossbars, which cheapens the change of layer.
     """
@@ -59,6 +62,7 @@ class DealSections(Pass):
     method: Literal["auto", "contiguous", "interleaved", "assign"] = "auto"
     resident: Literal["auto", "cost", "free"] = "auto"
     time: float = 1.1
+    solver: Literal["auction", "ortools"] = "auction"
     slowdown: float = 1.0
 
     def __post_init__(self) -> None:
@@ -86,7 +90,7 @@ class DealSections(Pass):
         crossbars = module.target.crossbars
         counts = [layer.at(Sectioned).sections for layer in module.layers]
         if self.resident == "free" or self.slowdown > 1:
-            deal = _Deal(module, context, pool)
+            deal = _Deal(module, context, pool, SOLVERS[self.solver])
             for _ in range(2):
                 deal.round([int(self.slowdown * -(-count // crossbars)) for count in counts], crossbars)
         else:
@@ -105,7 +109,7 @@ class DealSections(Pass):
         crossbars = module.target.crossbars
         largest = max(counts, default=0)
         shared = min(crossbars, largest)  # crossbars on which every layer meets the largest one
-        first = _Deal(module, context, pool)
+        first = _Deal(module, context, pool, SOLVERS[self.solver])
         if largest == 0:
             first.round(counts, crossbars)
             return first
@@ -125,7 +129,7 @@ class DealSections(Pass):
         plans += [plain] if shared < crossbars else []
         deals = []
         for steps_of in dict.fromkeys(plan.steps for plan in plans):
-            deal = _Deal(module, context, pool)
+            deal = _Deal(module, context, pool, SOLVERS[self.solver])
             if shared < crossbars:  # blank crossbars are left: layers that take them stay there
                 deal.round(list(steps_of), crossbars)
             else:
@@ -156,8 +160,8 @@ class _Deal:
         total: distance of all loads of the last round.
     """
 
-    def __init__(self, module: Module, context: Context, pool: ThreadPoolExecutor) -> None:
-        self.module, self.context, self.pool = module, context, pool
+    def __init__(self, module: Module, context: Context, pool: ThreadPoolExecutor, solve: Solver) -> None:
+        self.module, self.context, self.pool, self.solve = module, context, pool, solve
         self.held: dict[int, Array] = {}
         self.chosen: list[tuple[Array, Array, Array]] = []
         self.costs: dict[str, LayerCost] = {}
@@ -191,7 +195,7 @@ class _Deal:
         # the multisets of many column groups do not tell what a change costs, cell by cell does
         kind = metric_kind(self.module.target) if body.group_width <= HISTOGRAM_GROUPS else "cells"
         metric = Metric(kind, body.wanted_words(), body.driven(), body.cells)
-        bars, turned, cost = _assign_runs(metric, cuts, self.held, crossbars, self.pool)
+        bars, turned, cost = _assign_runs(metric, cuts, self.held, crossbars, self.pool, self.solve)
         path = metric.along()
         self.costs[layer.name] = _layer_cost(layer, body, self.module.target, metric, path, cuts, cost)
         self.total += int(cost[cost > 0].sum() + path.sum() - path[cuts[1:-1] - 1].sum())
@@ -260,7 +264,7 @@ def _lay_out(cuts: Array, bars: Array, turned: Array) -> tuple[Array, Array, Arr
 
 
 def _assign_runs(
-    metric: Metric, cuts: Array, held: dict[int, Array], crossbars: int, pool: ThreadPoolExecutor
+    metric: Metric, cuts: Array, held: dict[int, Array], crossbars: int, pool: ThreadPoolExecutor, solve: Solver
 ) -> tuple[Array, Array, Array]:
     """Crossbar of every run, whether it is taken backwards, and what its first load costs (-1: not known)."""
     runs = len(cuts) - 1
@@ -288,7 +292,7 @@ def _assign_runs(
             turned[part, at] = back
         foreign = [c for c in held if c < crossbars and not comparable[c]]
         cost[:, foreign] = int(cost[:, known].mean())
-    bars = assign(cost)
+    bars = solve(cost)
     each = np.arange(runs)
     return bars, turned[each, bars], np.where(comparable[bars], cost[each, bars], -1)
 

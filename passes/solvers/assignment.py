@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from ir.arrays import Array
+from ir.errors import XbcError
 
 GRAIN = 4
 """Bids per unit of cost: the assignment costs at most ``rows / GRAIN`` more than the cheapest one."""
@@ -40,6 +41,22 @@ def assign(cost: Array) -> Array:
     column = np.full(n, -1, np.int64)
     _auction(scaled, kind.type(start), kind.type(2**30 if narrow else 2**62), column)
     return column
+
+
+def assign_ortools(cost: Array) -> Array:
+    """As ``assign``, exactly: OR-Tools' cost-scaling push-relabel method (``SimpleLinearSumAssignment``)."""
+    from ortools.graph.python import linear_sum_assignment
+
+    n, m = cost.shape
+    square = np.zeros((m, m), np.int64)  # the solver wants as many rows as columns
+    square[:n] = cost
+    rows, columns = np.divmod(np.arange(m * m), m)
+    solver = linear_sum_assignment.SimpleLinearSumAssignment()
+    solver.add_arcs_with_cost(rows, columns, square.ravel())
+    status = solver.solve()
+    if status != solver.OPTIMAL:
+        raise XbcError(f"OR-Tools found no assignment of {n} runs to {m} crossbars ({status}): use solver=auction")
+    return np.array([solver.right_mate(i) for i in range(n)], np.int64)
 
 
 @njit(cache=True, nogil=True)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from passes.solvers.assignment import GRAIN, assign
+from passes.solvers.assignment import GRAIN, assign, assign_ortools
 
 
 @given(
@@ -21,6 +21,9 @@ def test_within_the_stated_distance_of_the_cheapest(seed, n, extra, top):
     assert cost[np.arange(n), column].sum() <= cost[rows, best].sum() + n / GRAIN
     if n < GRAIN:
         assert cost[np.arange(n), column].sum() == cost[rows, best].sum()
+    exact = assign_ortools(cost)
+    assert len(set(exact.tolist())) == n
+    assert cost[np.arange(n), exact].sum() == cost[rows, best].sum()
 
 
 @pytest.mark.parametrize("columns", [300, 340])

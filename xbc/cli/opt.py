@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from ir.errors import XbcError
 from xbc.cli import console
 from xbc.cli.options import json_option, pipeline_options, quiet_option, seed_option, threads_option
+from xbc.cli.outputs import check_file
 
 
 @click.command("opt")
@@ -57,8 +57,8 @@ def command(
     tracing = Tracing(print_before, print_after)
     passes = parse_pipeline(pipeline) if pipeline is not None else []
     source = program / "program.xir" if program.is_dir() else program
-    if output is not None and not output.absolute().parent.is_dir():
-        raise XbcError(f"cannot write {output}: the folder {output.absolute().parent} does not exist")
+    if output is not None:
+        check_file(output, "an IR", source)
     module = load_module(source)
     check_module(module)
     with console.progress_bars(quiet or tracing.prints) as progress:

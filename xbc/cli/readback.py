@@ -9,6 +9,7 @@ import click
 
 from xbc.cli import console
 from xbc.cli.options import json_option, limit_option, program_argument, quiet_option, threads_option
+from xbc.cli.outputs import check_file
 
 if TYPE_CHECKING:
     from xbc.backend import Program
@@ -59,6 +60,8 @@ def command(
     from xbc.chip.readback import compare, follow, read_levels, repair_table
 
     opened = Program.open(program)
+    if output is not None:
+        check_file(output, "a Parquet", levels, data)
     measured, known = read_levels(levels, opened)
     at = opened.total("loads") - 1 if load is None else load
     deviations = compare(opened, measured, known, at, inference)
@@ -116,10 +119,7 @@ def _write_repair(output: Path, table: Any) -> None:
 
     import pyarrow.parquet as pq
 
-    from ir.errors import XbcError
 
-    if not output.absolute().parent.is_dir():
-        raise XbcError(f"cannot write {output}: the folder {output.absolute().parent} does not exist")
     partial = output.with_name(f".{output.name}.partial")
     try:
         pq.write_table(table, partial, compression="zstd")

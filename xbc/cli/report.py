@@ -8,6 +8,7 @@ import click
 
 from xbc.cli import console
 from xbc.cli.options import json_option, quiet_option
+from xbc.cli.outputs import check_file
 
 
 @click.command("report")
@@ -54,10 +55,10 @@ def command(
         raise click.UsageError("--evaluation belongs to one program: leave it away when comparing")
     if len(programs) > 4:
         raise click.UsageError("at most four programs can be compared")
+    target = check_file(output or Path(f"{programs[0].resolve().stem}.html"), "an HTML", evaluation)
     found = None if evaluation is None else load_evaluation(evaluation)
     with console.progress_bars(quiet) as progress:
         facts = [gather(program, found, tradeoff, progress) for program in programs]
-    target = output or Path(f"{programs[0].resolve().stem}.html")
     size = write_report(facts, target)
     files = write_plots(facts, plots, plot_format) if plots is not None else []
     if as_json:

@@ -9,6 +9,7 @@ import click
 
 from xbc.cli import console
 from xbc.cli.options import json_option, limit_option, quiet_option
+from xbc.cli.outputs import check_file
 
 
 @click.command("rescale")
@@ -60,8 +61,7 @@ def command(
     from xbc.simulate.data import load_data
     from xbc.targets import load_target
 
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        raise XbcError(f"cannot write {output}: it is a folder or its folder does not exist")
+    check_file(output, "an ONNX", model, data)
     imported = import_model(model, load_target("gather-128"))
     port = data_port(imported)
     given = None if data is None else load_data(data, [port]).inputs[port.name][:limit]

@@ -9,6 +9,7 @@ import click
 
 from xbc.cli import console
 from xbc.cli.options import json_option, limit_option, quiet_option, seed_option, threads_option
+from xbc.cli.outputs import check_file
 
 
 @click.command("sensitivity")
@@ -66,18 +67,13 @@ def command(
       xbc sensitivity model.onnx --data calib.npz -o sens.npz
       xbc compile model.onnx --sensitivities sens.npz --passes "...,select-write-verify{fraction=0.1}"
     """
-    from ir.errors import XbcError
     from xbc.frontend import import_model
     from xbc.sensitivity import model_sensitivities, save_sensitivities
     from xbc.sensitivity.diagonal import data_port
     from xbc.simulate.data import load_data
     from xbc.targets import load_target
 
-    path = output or Path(f"{model.stem}.sens.npz")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise XbcError(
-            f"cannot write {path}: " + ("it is a folder" if path.is_dir() else "its folder does not exist")
-        )
+    path = check_file(output or Path(f"{model.stem}.sens.npz"), "an .npz", data, model)
     imported = import_model(model, load_target("gather-128"))
     port = data_port(imported)
     sets = load_data(data, [port])

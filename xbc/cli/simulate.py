@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ir.errors import XbcError
 from xbc.cli import console
 from xbc.cli.fidelity import IDEAL, fidelity_options, refuse_unused
 from xbc.cli.options import (
@@ -24,6 +23,7 @@ from xbc.cli.options import (
     seed_option,
     threads_option,
 )
+from xbc.cli.outputs import check_file
 
 if TYPE_CHECKING:
     from ir.arrays import Array
@@ -69,10 +69,8 @@ def command(
     from xbc.simulate.ideal import simulate
     from xbc.simulate.memory import peak_rss_bytes
 
-    if output is not None and not output.absolute().parent.is_dir():
-        raise XbcError(f"cannot write {output}: the folder {output.absolute().parent} does not exist")
-    if output is not None and output.is_dir():
-        raise XbcError(f"cannot write {output}: it is a folder; name a file in it")
+    if output is not None:
+        check_file(output, "an .npz", inputs)
     refuse_unused(fidelity, options)
     opened = Program.open(program)
     runs = samples_per_run(batch, memory)

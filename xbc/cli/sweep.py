@@ -22,6 +22,7 @@ from xbc.cli.options import (
     seed_option,
     threads_option,
 )
+from xbc.cli.outputs import check_file
 
 if TYPE_CHECKING:
     from xbc.simulate.sweep import Point
@@ -87,8 +88,7 @@ def command(
     for path in files:
         if path.suffix.lower() not in (".csv", *FORMATS):
             raise XbcError(f"{path}: a sweep is written as .csv, {', '.join(FORMATS)}")
-        if not path.absolute().parent.is_dir():
-            raise XbcError(f"cannot write {path}: the folder {path.absolute().parent} does not exist")
+        check_file(path, "an HTML" if path.suffix.lower() == ".html" else None, data, model)
     fidelity = "devices" if any(axis.key.startswith("device.") for axis in axes) else "converters"
     opened = Program.open(program)
     runs = samples_per_run(batch, memory)

@@ -60,6 +60,10 @@ class Pass(ABC):
         """Whether the pass can work on a layer at this stage."""
         return isinstance(body, self.requires)
 
+    def weighs(self) -> bool:
+        """Whether sensitivities change what the pass does."""
+        return False
+
     @classmethod
     def options(cls) -> dict[str, tuple[Any, Any]]:
         """Option name (with dashes) -> (type, default)."""

@@ -64,6 +64,10 @@ class MatchRows(Pass):
     def __post_init__(self) -> None:
         check(self.lambda_ >= 0, f"match-rows: lambda = {self.lambda_} must not be negative")
 
+    def weighs(self) -> bool:
+        """With a penalty on errors."""
+        return self.lambda_ > 0
+
     def run(self, module: Module, context: Context) -> Module:
         """Permutes the rows of every section."""
         if module.target.routing == "fixed":

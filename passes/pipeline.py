@@ -12,7 +12,7 @@ from passes.table import load_pass
 _ITEM = re.compile(r"\s*(?P<name>[A-Za-z][A-Za-z0-9-]*)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?:,|$)")
 
 LEVELS = {
-    0: "quantize,encode-signs,slice-bits,form-sections,deal-sections",
+    0: "quantize,encode-signs,slice-bits,form-sections,deal-sections{method=contiguous}",
     1: "quantize,encode-signs,slice-bits,form-sections,sort-sections,order-sections{method=sum},deal-sections",
     2: "quantize,encode-signs,slice-bits,form-sections,sort-sections,order-sections,deal-sections,match-rows",
 }

@@ -59,6 +59,10 @@ class Reprogram(Pass):
         check(self.columns >= 0, f"reprogram: columns = {self.columns} must not be negative")
         check(0 <= self.fraction <= 1, f"reprogram: fraction = {self.fraction} is outside 0..1")
 
+    def weighs(self) -> bool:
+        """Where errors have a penalty."""
+        return self.mode in ("optimal", "near-pairs")
+
     def run(self, module: Module, context: Context) -> Module:
         """Programs every layer."""
         bodies = [layer.at(Placed) for layer in module.layers]

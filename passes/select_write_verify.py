@@ -49,6 +49,10 @@ class SelectWriteVerify(Pass):
         check(0 <= self.fraction <= 1, f"select-write-verify: fraction = {self.fraction} is outside 0..1")
         check(self.slices >= 0, f"select-write-verify: slices = {self.slices} must be 0 (all) or more")
 
+    def weighs(self) -> bool:
+        """Where they rank."""
+        return self.method in ("swim", "second-moment")
+
     def run(self, module: Module, context: Context) -> Module:
         """Marks every layer.  Raises XbcError when the sensitivities that the method needs are missing."""
         selected = select(module, self.scores(module, context), self.fraction)

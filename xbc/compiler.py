@@ -150,6 +150,11 @@ def compile_model(
     if pipeline is None and not lossy and free_pairs(module):
         passes = parse_pipeline(requantize(shape.of(level_text(level, pairs=True)), quantize or ""))
     if sensitivities is not None:
+        if not lossy and not any(step.weighs() for step in passes):
+            raise XbcError(
+                "--sensitivities: no pass of this pipeline uses them; give -O3, or a pipeline with "
+                "select-write-verify or reprogram{mode=optimal}"
+            )
         from xbc.sensitivity import load_sensitivities
 
         found = load_sensitivities(sensitivities, module)

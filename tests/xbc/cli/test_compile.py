@@ -293,10 +293,11 @@ def test_sections_are_cut_as_asked(xbc: Runner, tmp_path: Path) -> None:
         (["-O0", "--spare", "0.5"], "-O0 does not: use -O1 to -O3"),
         (["--spare", "-1"], "spare = -1.0 is outside 0..8.0"),
         (["--passes", "quantize", "--spare", "1"], r"in a pipeline say form-sections{outputs=...} and sort-sections"),
+        (["--sensitivities", "sens.npz"], "no pass of this pipeline uses them; give -O3"),
         (["--outputs-per-section", "2"], "outputs = 2, but on target 'gather-128' at most 1 outputs share"),
     ],
 )
-def test_cuts_that_cannot_be(xbc: Runner, model: Path, tmp_path: Path, words: list[str], message: str) -> None:
+def test_options_that_cannot_be(xbc: Runner, model: Path, tmp_path: Path, words: list[str], message: str) -> None:
     result = xbc("compile", model, *words)
     assert result.code == 2
     assert message in " ".join(result.err.split())

@@ -48,6 +48,9 @@ def cut_outputs(
     lists, n = order.shape
     lengths = np.asarray(lengths, np.int64)
     count = np.minimum(spared(-(-lengths // rows), spare), lengths)
+    size = -(-lengths // np.maximum(count, 1))  # rows that a rank section with spare ones fills
+    if cut == "rank" and spare:
+        count = -(-lengths // np.maximum(size, 1))  # runs of that size may need fewer sections: none stays empty
     base = np.concatenate([[0], np.cumsum(count)])
     sections = int(base[-1])
     inputs = np.full((sections, rows), UNUSED, np.int32)
@@ -61,8 +64,8 @@ def cut_outputs(
             rank, row = position // rows, np.broadcast_to(position % rows, valid.shape)
             rank = np.broadcast_to(rank, valid.shape)
         elif cut == "rank":
-            size = -(-lengths[part, None] // k)
-            rank, row = position // np.maximum(size, 1), position % np.maximum(size, 1)
+            fill = np.maximum(size[part, None], 1)
+            rank, row = position // fill, position % fill
         else:
             rank, row = position % k, position // k
         flat = (base[part][:, None] + rank) * rows + row

@@ -83,6 +83,17 @@ def test_fewer_outputs_share_rows(given_module, most, sort):
     assert baseline[0] == baseline[1], "the baseline moved"
 
 
+@pytest.mark.parametrize("encoding", ["driver", "split"])
+def test_no_spare_section_is_empty(encoding):
+    """Four weights in three sections of equal runs: two by two, and nothing is left for the third."""
+    chip = target(rows=2, columns=16, encoding=encoding)
+    for spare in (0.5, 1, 2):
+        given_module = module([[[1, 2, 6, 9]]], chip)
+        body = compiled(FORM + f",sort-sections{{cut=rank,spare={spare}}}", given_module).layers[0].at(Sectioned)
+        assert (body.inputs >= 0).any(axis=1).all()
+        assert_each_weight_once(body)
+
+
 def test_negative_outputs_are_refused():
     with pytest.raises(XbcError, match=r"outputs = -1 must not be negative"):
         compiled(FORM.replace("form-sections", "form-sections{outputs=-1}"), module([np.ones((2, 2), int)], target()))

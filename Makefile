@@ -31,7 +31,7 @@ dev: $(VENV)/.dev ## the same with everything that tests, checks and documentati
 
 demo: install ## compile a small real network, replay it, check its accuracy
 	@mkdir -p out
-	@echo "The first compile also builds xbc's kernels (about half a minute); later ones take a second."
+	@echo "The first compile also builds xbc's kernels (half a minute, or minutes on a loaded machine); later ones take a second."
 	$(BIN)/xbc compile $(DEMO) -o out/digits_cnn.xbc
 	$(BIN)/xbc verify out/digits_cnn.xbc
 	$(BIN)/xbc evaluate out/digits_cnn.xbc --data $(DATA) --model $(DEMO)

@@ -6,6 +6,7 @@ Constants are those of the chip itself; where they come from stands in the comme
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 import typing
 from collections.abc import Mapping
@@ -265,8 +266,10 @@ class Target:
             for part in path:
                 table = table.get(part) if isinstance(table, dict) else None
             if not isinstance(table, dict) or last not in table or isinstance(table[last], dict):
-                known = ", ".join(_keys(data))
-                raise XbcError(f"target {self.name!r} has no key {key!r}; keys: {known}")
+                keys = _keys(data)
+                near = difflib.get_close_matches(key, keys, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ";"
+                raise XbcError(f"target {self.name!r} has no key {key!r}{hint} keys: {', '.join(keys)}")
             table[last] = value
         return Target.from_dict(data)
 
@@ -283,7 +286,11 @@ def _build(cls: type[Any], data: Mapping[str, Any], who: str, prefix: str) -> An
     known = {f.name: f for f in dataclasses.fields(cls)}
     for key in data:
         if key not in known:
-            raise XbcError(f"{who}: unknown key {prefix}{key}; known: {', '.join(prefix + k for k in known)}")
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ";"
+            raise XbcError(
+                f"{who}: unknown key {prefix}{key}{hint} known: {', '.join(prefix + k for k in known)}"
+            )
     values: dict[str, Any] = {}
     for key, f in known.items():
         if key not in data:

@@ -8,6 +8,7 @@ between.  ``run`` returns a new module and never changes the one it was given.
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -125,8 +126,9 @@ def parse_option(who: str, hint: Any, text: str) -> Any:
         except ValueError:
             pass
         else:
-            if value == value and abs(value) != float("inf"):
-                return value
+            if hint is float and not math.isfinite(value):
+                raise XbcError(f"{who}: {text!r} must be a finite number")
+            return value
     wanted = "true | false" if hint is bool else describe_type(hint)
     raise XbcError(f"{who}: {text!r} is not of type {wanted}")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ir.errors import XbcError
 from ir.module import Module
-from ir.stages import STAGES, Placed, Programmed, Sectioned
+from ir.stages import STAGES, Body, Placed, Programmed, Sectioned
 from ir.verify import VerifyError, check_module
 from passes.base import Context, Pass
 from passes.counting import count_module
@@ -107,13 +107,15 @@ def _check_requirement(module: Module, step: Pass, done: str) -> None:
         if not step.accepts(layer.body):
             raise PassError(
                 f"pass {step.name!r} needs layers at stage {step.requires.stage()!r}, but layer {layer.name!r} is at "
-                f"{layer.body.stage()!r} (passes already run: {done}); {_cure(step)}"
+                f"{layer.body.stage()!r} (passes already run: {done}); {_cure(step, layer.body)}"
             )
 
 
-def _cure(step: Pass) -> str:
+def _cure(step: Pass, body: Body) -> str:
     from passes.table import PASSES, load_pass
 
+    if isinstance(body, step.ensures):
+        return f"leave this {step.name} out, or compile from an ONNX model"
     makers = [name for name in PASSES if load_pass(name).ensures is step.requires and name != step.name]
     return f"put one of these before it: {', '.join(makers)}" if makers else "compile from an ONNX model"
 

@@ -57,7 +57,7 @@ class Quantize(Pass):
 
     def accepts(self, body: Body) -> bool:
         """Float layers, and those whose codes the model brings along (they stay as they are)."""
-        return isinstance(body, Float) or type(body) is Quantized
+        return isinstance(body, Float) or (type(body) is Quantized and body.given)
 
     def run(self, module: Module, context: Context) -> Module:
         """Quantises every float layer."""

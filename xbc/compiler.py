@@ -31,6 +31,7 @@ from passes.pipeline import (
     parse_pipeline,
     requantize,
 )
+from passes.sort_sections import MOST_SPARE
 from xbc.meter import Meter
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def compile_model(
         chip = chip.override(settings)
     lossy = pipeline is None and level == LOSSY
     check_budget(lossy, data, report_data, max_drop, max_error)
+    check_spare(spare)
     shape = Shape(outputs, spare)
     if pipeline is not None and shape != Shape():
         raise XbcError(
@@ -231,6 +233,12 @@ class Budget:
     report_data: str | os.PathLike[str] | None
     max_drop: float | None
     max_error: float | None
+
+
+def check_spare(spare: float) -> None:
+    """Raises XbcError for a share of spare sections that is no number from 0 to ``MOST_SPARE``."""
+    if not 0 <= spare <= MOST_SPARE:
+        raise XbcError(f"spare = {spare:g} must be a number from 0 to {MOST_SPARE:g} (0.25: a quarter more sections)")
 
 
 def check_budget(

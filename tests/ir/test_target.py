@@ -46,8 +46,8 @@ def test_override() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rowz": 1}, "target 't': unknown key rowz; known: name, rows,"),
-        ({"write": {"set_joule": 1}}, "unknown key write.set_joule; known: write.set_pj"),
+        ({"rowz": 1}, "target 't': unknown key rowz; did you mean rows\\? known: name, rows,"),
+        ({"write": {"set_joule": 1}}, "unknown key write.set_joule;.* known: write.set_pj"),
         ({"rows": 4.0}, "rows = 4.0 must be an int"),
         ({"rows": True}, "rows = True must be an int"),
         ({"encoding": 3}, "encoding = 3 must be a str"),
@@ -85,7 +85,15 @@ def test_missing_keys(key: str) -> None:
         Target.from_dict({k: v for k, v in MINIMAL.items() if k != key})
 
 
+def test_override_suggests_the_nearest_key() -> None:
+    for key, near in (("crossbarz", "crossbars"), ("write.setpj", "write.set_pj")):
+        with pytest.raises(XbcError, match=rf"has no key '{key}'; did you mean '{near}'\? keys: name, rows"):
+            Target.from_dict(MINIMAL).override({key: 1})
+    with pytest.raises(XbcError, match=r"unknown key write.setpj; did you mean write.set_pj\?"):
+        Target.from_dict({**MINIMAL, "write": {"setpj": 1.0}})
+
+
 @pytest.mark.parametrize("key", ["nothing", "write", "write.nothing", "rows.x", "faulty.0"])
 def test_override_refuses_unknown_keys(key: str) -> None:
-    with pytest.raises(XbcError, match=f"target 't' has no key '{key}'; keys: name, rows"):
+    with pytest.raises(XbcError, match=f"target 't' has no key '{key}';.* keys: name, rows"):
         Target.from_dict(MINIMAL).override({key: 1})

@@ -92,6 +92,15 @@ def test_pass_at_the_wrong_stage_is_named_with_those_before_it_and_the_cure():
         run_pipeline(floats(), parse_pipeline("slice-bits"))
 
 
+def test_quantize_twice_is_refused():
+    """Unless the codes are the model's own: those it leaves alone however often it runs."""
+    with pytest.raises(PassError) as caught:
+        run_pipeline(floats(), parse_pipeline("quantize{bits=4},quantize{bits=6}"))
+    text = str(caught.value)
+    assert "pass 'quantize' needs layers at stage 'float', but layer 'l0' is at 'quantized'" in text
+    assert "(passes already run: quantize); leave this quantize out" in text
+
+
 def test_quantize_twice_is_refused_after_slicing():
     with pytest.raises(
         PassError, match=r"'quantize' needs layers at stage 'float'.*compile from an ONNX model"

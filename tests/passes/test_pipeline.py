@@ -80,7 +80,7 @@ def test_defaults_are_left_out_and_blanks_are_allowed():
         ("quantize{bits=eight}", "option 'bits' of pass 'quantize': 'eight' is not of type int"),
         ("quantize{bits=8.5}", "'8.5' is not of type int"),
         ("quantize{granularity=row}", r"option 'granularity'.*'row' is not of type tensor \| channel"),
-        ("quantize{percentile=nan}", "'nan' is not of type float"),
+        ("quantize{percentile=nan}", "'nan' must be a finite number"),
         ("encode-signs{keep-unipolar=yes}", r"'yes' is not of type true \| false"),
         ("quantize{bits=99}", r"bits = 99 is outside 2\.\.16"),
     ],

@@ -38,6 +38,8 @@ def read_levels(path: Path, program: Program) -> tuple[Array, Array]:
         if path.suffix == ".npy":
             levels = checked_levels(program, np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)))
             return levels, np.ones(shape, np.bool_)
+        if path.suffix == ".npz":
+            raise XbcError(f"{path} is an .npz archive: give the levels as .npy or Parquet")
         file = pq.ParquetFile(path)
         if file.metadata.num_rows > np.prod(shape, dtype=np.int64):
             raise XbcError(

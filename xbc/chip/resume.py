@@ -124,20 +124,28 @@ def locate(program: Program, levels: Array, inference: str) -> list[Position]:
 
 
 def checked_levels(program: Program, levels: Array) -> Array:
-    """``levels`` as uint8.  Raises XbcError unless they are levels of every cell of the program's chip."""
+    """``levels`` as uint8.  Raises XbcError unless they are levels of every cell of the program's chip.
+
+    Whole numbers of a floating type are levels too.
+    """
     target = program.target
     shape = (target.crossbars, target.rows, target.columns)
     if levels.shape != shape:
         raise XbcError(
             f"the read-back has shape {list(levels.shape)}, the chip of the program is {list(shape)}"
         )
-    if levels.dtype.kind not in "ui" or (
-        levels.size and not 0 <= levels.min() <= levels.max() < 2**target.bits_per_cell
-    ):
-        raise XbcError(
-            f"the read-back is no array of levels 0 to {2**target.bits_per_cell - 1}: convert conductances "
-            f"to the nearest level first"
-        )
+    top = 2**target.bits_per_cell - 1
+    if levels.dtype.kind not in "uif":
+        raise XbcError(f"the read-back has type {levels.dtype}; give integers 0 to {top}")
+    broken = levels != np.rint(levels) if levels.dtype.kind == "f" else np.zeros(0, np.bool_)
+    for what, wrong in (("no level", broken), ("out of range", (levels < 0) | (levels > top))):
+        if wrong.any():
+            place = [int(i) for i in np.argwhere(wrong)[0]]
+            raise XbcError(
+                f"the read-back holds {levels[tuple(place)]} at {place} (crossbar, row, column), which is {what}: "
+                f"levels of this chip are whole numbers from 0 to {top}; convert conductances to the "
+                f"nearest level first"
+            )
     return levels.astype(np.uint8, copy=False)
 
 

@@ -93,13 +93,14 @@ def command(
       xbc compile model.onnx -O3 --data samples.npz --max-drop 1.0
       xbc compile model.onnx --print-after sort-sections --time-passes
     """
+    from xbc.cli.kernels import kernel_builds
     from xbc.cli.tracing import Tracing
     from xbc.compiler import DEFAULT_LEVEL, compile_model
 
     if level is not None and pipeline is not None:
         raise click.UsageError("-O and --passes exclude each other: a level is a pipeline")
     tracing = Tracing(print_before, print_after)
-    with console.progress_bars(quiet or tracing.prints) as progress:
+    with console.progress_bars(quiet or tracing.prints) as progress, kernel_builds(quiet) as kernels:
         result = compile_model(
             model, output, target=target, settings=settings, pipeline=pipeline,
             level=DEFAULT_LEVEL if level is None else level, outputs=outputs, spare=spare, quantize=quantize,
@@ -107,6 +108,7 @@ def command(
             max_error=max_error, seed=seed, threads=threads, progress=progress, verify_each=verify_each,
             before=tracing.before, after=tracing.after,
         )  # fmt: skip
+    result.summary["kernel_seconds"] = round(kernels.seconds, 3)
     for sentence in result.notes:
         console.note(f"xbc: note: {sentence}", quiet)
     if time_passes:
@@ -194,6 +196,11 @@ def print_summary(facts: dict[str, Any]) -> None:
         rest.add_row(
             f"time {kind}" if kind == "compiling" else f"time of {kind}",
             f"{times}{console.seconds(spent['seconds'])}, {spent['cpu_seconds']:.1f} CPU s",
+        )
+    if facts["kernel_seconds"]:
+        rest.add_row(
+            "of it, building kernels (once per installation)",
+            f"{console.seconds(facts['kernel_seconds'])}, in the seconds of the passes",
         )
     for name, value in loss_rows(facts.get("loss")):
         rest.add_row(name, value)

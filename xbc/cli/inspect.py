@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 def command(program: Path, layer_name: str | None, section: int, rows: int, as_json: bool) -> None:
     """Show what a program holds: stages, layers, sections, wear, and the nodes left to the host.
 
+    Reads the manifest and the IR, not the tables of writes: whether the program is whole says 'xbc verify'.
     With --layer: the cells of one section and what the next load on the same crossbar changes in them.
     PROGRAM.xbc is a compiled directory, or a .xir file at any stage.
 
@@ -56,7 +57,15 @@ def command(program: Path, layer_name: str | None, section: int, rows: int, as_j
         console.print_json(facts) if as_json else picture.draw(layer, facts, console.stdout())
         return
     facts = {"pipeline": pipeline, **module_facts(module)}
-    console.print_json(facts) if as_json else print_facts(facts)
+    if as_json:
+        console.print_json(facts)
+        return
+    print_facts(facts)
+    if program.is_dir():
+        console.stdout().print(
+            f"[dim]read from the manifest and the IR; whether the tables fit them: xbc verify {program}[/]",
+            soft_wrap=True,
+        )
 
 
 def module_facts(module: Module) -> dict[str, Any]:

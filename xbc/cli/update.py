@@ -10,6 +10,9 @@ import click
 from xbc.cli import console
 from xbc.cli.options import json_option, program_argument, quiet_option
 
+CLEARLY_MORE = 1.5
+"""From this many times the writes of the deployed program on, compiling anew is worth a word."""
+
 
 @click.command("update")
 @program_argument
@@ -76,3 +79,20 @@ def _print(facts: dict[str, Any]) -> None:
         f"{console.count(facts['cells_written'])} cells written once ({console.count(facts['set'])} SET, "
         f"{console.count(facts['reset'])} RESET) -> {facts['output']}"
     )
+    before, after = facts["steady_writes_deployed"], facts["steady_writes"]
+    out.print(
+        f"every inference: {console.count(before)} cell writes before, {console.count(after)} now; worst cell "
+        f"{console.count(facts['wear_max_deployed'])} before, {console.count(facts['wear_max'])} now"
+    )
+    if facts["limited"]:
+        out.print(
+            f"{console.count(facts['limited'])} weights are at the limit: the new value does not fit the range (or the "
+            "sign) of their cells; they hold the nearest that does",
+            soft_wrap=True,
+        )
+    if after > CLEARLY_MORE * before:
+        out.print(
+            "note: sections and rows keep the order that suited the old weights; a program of its own orders and "
+            f"matches them again: xbc compile {facts['model']} (then its first deployment writes the chip anew)",
+            soft_wrap=True,
+        )

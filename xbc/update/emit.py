@@ -126,7 +126,7 @@ def update_program(
         whole.rmdir()
         changed = _write_cells(folder / WRITES, before, after)
         _save_accumulators(folder / ACCUMULATORS, module, updates)
-        facts = _facts(module, updates, accumulated, changed, threshold, manifest)
+        facts = _facts(module, updates, accumulated, changed, threshold, old.manifest, manifest)
         previous = old.manifest.get("update") or {}
         manifest = {
             key: value
@@ -254,6 +254,7 @@ def _facts(
     accumulated: Mapping[str, Array],
     changed: tuple[int, int],
     threshold: float,
+    deployed: Mapping[str, Any],
     manifest: Mapping[str, Any],
 ) -> dict[str, Any]:
     unit = 2.0**-FRACTION_BITS
@@ -283,5 +284,8 @@ def _facts(
         "reset": changed[1],
         "cells_written": sum(changed),
         "steady_writes": manifest["totals"]["steady"]["writes"],
+        "steady_writes_deployed": deployed["totals"]["steady"]["writes"],
+        "wear_max": manifest["totals"]["wear_max"],
+        "wear_max_deployed": deployed["totals"]["wear_max"],
         "layers": layers,
     }

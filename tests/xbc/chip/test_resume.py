@@ -56,9 +56,9 @@ def test_a_foreign_state_fits_nowhere(case: Cases) -> None:
         position_from_read_back(program, noise, "steady")
     with pytest.raises(XbcError, match="has shape"):
         position_from_read_back(program, levels[:1], "steady")
-    with pytest.raises(XbcError, match="no array of levels"):
-        position_from_read_back(program, levels.astype(np.float32), "steady")
-    with pytest.raises(XbcError, match="no array of levels"):
+    with pytest.raises(XbcError, match="which is no level"):
+        position_from_read_back(program, levels + np.float32(0.5), "steady")
+    with pytest.raises(XbcError, match="which is out of range"):
         position_from_read_back(program, levels + 7, "steady")
 
 

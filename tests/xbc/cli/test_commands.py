@@ -21,6 +21,7 @@ def test_inspect(xbc: Runner, program: Path) -> None:
     assert shown.code == 0, shown.err
     for text in ("conv", "gemm", "4 x 9", "5 x 64", "Wear", "Every node with static weights is mapped."):
         assert text in shown.out
+    assert "whether the tables fit them: xbc verify" in shown.out
     facts = xbc("inspect", program, "--json").json()
     assert [row["name"] for row in facts["layers"]] == ["conv", "gemm"]
     assert sum(row["writes"] for row in facts["layers"]) > 0

@@ -149,7 +149,10 @@ def test_printing_and_timing_go_to_stderr(xbc: Runner, model: Path) -> None:
         ),
         (["--target", "isaac"], "did you mean 'isaac-128'"),
         (["--target", "none.toml"], "cannot read target file none.toml"),
-        (["--set", "crossbar=4"], "no key 'crossbar'"),
+        (["--set", "crossbarz=4"], "no key 'crossbarz'; did you mean 'crossbars'?"),
+        (["--spare", "nan"], "spare = nan must be a number from 0 to 8"),
+        (["--spare", "-1"], "spare = -1 must be a number from 0 to 8"),
+        (["--passes", "quantize,quantize"], "(passes already run: quantize); leave this quantize out"),
         (["--set", "crossbars=few"], "crossbars = 'few' must be an int"),
         (["--set", "columns=4"], "one weight of layer"),
         (["--seed", "-1"], "-1"),
@@ -287,11 +290,31 @@ def test_sections_are_cut_as_asked(xbc: Runner, tmp_path: Path) -> None:
     assert "form-sections{outputs=2}" in facts["narrow"]["pipeline"]
 
 
+def test_kernels_that_are_built_are_told_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels of the test's own, which no cache holds; the outer one builds the inner one."""
+    from numba import njit
+
+    from xbc.cli.kernels import kernel_builds
+
+    for terminal, quiet, said in ((True, False, 1), (True, True, 0), (False, False, 0)):
+        inner = njit(lambda x: x + 1)
+        outer = njit(lambda x, inner=inner: inner(x) * 2)
+        monkeypatch.setattr("sys.stderr.isatty", lambda there=terminal: there)
+        with kernel_builds(quiet) as first:
+            assert outer(1) == 4
+        assert first.seconds > 0
+        assert capsys.readouterr().err.count("building kernels (once per installation)") == said
+    with kernel_builds(False) as second:
+        assert outer(1) == 4
+    assert second.seconds == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["-O0", "--spare", "0.5"], "-O0 does not: use -O1 to -O3"),
-        (["--spare", "-1"], "spare = -1.0 is outside 0..8.0"),
         (["--passes", "quantize", "--spare", "1"], r"in a pipeline say form-sections{outputs=...} and sort-sections"),
         (["--sensitivities", "sens.npz"], "no pass of this pipeline uses them; give -O3"),
         (["--outputs-per-section", "2"], "outputs = 2, but on target 'gather-128' at most 1 outputs share"),

@@ -87,6 +87,26 @@ def test_readback(xbc: Runner, program: Path, data: Path, tmp_path: Path) -> Non
     assert "cannot read" in xbc("readback", program, "--levels", "none.npy").sentence
 
 
+def test_readback_tells_types_from_ranges(xbc: Runner, program: Path, tmp_path: Path) -> None:
+    opened = Program.open(program)
+    levels = expected_levels(opened, opened.total("loads") - 1, "steady")
+
+    def said(changed: np.ndarray) -> str:
+        np.save(tmp_path / "levels.npy", changed)
+        return xbc("readback", program, "--levels", "levels.npy").sentence
+
+    np.save(tmp_path / "float.npy", levels.astype(np.float64))
+    assert xbc("readback", program, "--levels", "float.npy", "--json").json()["cells_deviating"] == 0
+    for value, wanted in ((2, "out of range"), (-1, "out of range"), (0.5, "no level"), (np.nan, "no level")):
+        wrong = levels.astype(np.float64)
+        wrong[0, 3, 5] = value
+        assert f"holds {float(value)} at [0, 3, 5] (crossbar, row, column), which is {wanted}" in said(wrong)
+    assert "which is out of range" in said(levels + np.uint8(2))
+    assert "type complex128; give integers 0 to 1" in said(levels.astype(np.complex128))
+    np.savez(tmp_path / "levels.npz", levels=levels)
+    assert "give the levels as .npy or Parquet" in xbc("readback", program, "--levels", "levels.npz").sentence
+
+
 def test_wear_and_report(xbc: Runner, program: Path, data: Path, tmp_path: Path) -> None:
     facts = xbc("wear", program, "--json").json()
     assert facts["writes_per_inference"] == Program.open(program).total("steady.writes")

@@ -10,6 +10,9 @@ import pytest
 from onnx import numpy_helper
 
 from tests.xbc.cli.conftest import Runner, tiny_network
+from xbc.backend import Program
+from xbc.chip import replay
+from xbc.chip.replay import steady_totals
 
 PIPELINE = "quantize,encode-signs,slice-bits,form-sections,deal-sections"
 
@@ -76,6 +79,48 @@ def test_update_writes_little_and_says_what(xbc: Runner, model: Path, tmp_path: 
     assert xbc("verify", "v2.xbc").code == 0
     text = xbc("update", "v2.xbc", new, "-o", "v3.xbc", "-q")
     assert "0 cells written once" in text.out
+    assert "compile" not in text.out, "the network is not swapped: nothing is written in any inference"
+
+
+def test_update_says_what_every_inference_costs_from_now_on(xbc: Runner, model: Path, tmp_path: Path) -> None:
+    """A swapped network: levels that were sorted and matched no longer fit each other."""
+    before = xbc("compile", model, "-o", "v1.xbc", "--json", "-q").json()
+    draw = np.random.default_rng(0)
+    proto = onnx.load(model)
+    for tensor in proto.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.ndim > 1:
+            other = draw.permutation(values.ravel()).reshape(values.shape)
+            tensor.CopyFrom(numpy_helper.from_array(other, tensor.name))
+    onnx.save(proto, tmp_path / "v2.onnx")
+    facts = xbc("update", "v1.xbc", "v2.onnx", "-o", "v2.xbc", "--json", "-q").json()
+    replayed = steady_totals(replay(Program.open(tmp_path / "v2.xbc")))
+    assert facts["steady_writes_deployed"] == before["writes"]["emitted"]
+    assert facts["wear_max_deployed"] == before["wear"]["max"]
+    assert facts["steady_writes"] == replayed["steady"]["writes"]
+    assert facts["wear_max"] == replayed["wear_max"]
+    assert facts["steady_writes"] > 1.5 * facts["steady_writes_deployed"] > 0
+    text = xbc("update", "v1.xbc", "v2.onnx", "-o", "v3.xbc", "-q").out
+    now = f"every inference: {facts['steady_writes_deployed']:,} cell writes before, {facts['steady_writes']:,} now"
+    assert now in text
+    assert f"worst cell {facts['wear_max_deployed']} before, {facts['wear_max']} now" in text
+    assert "xbc compile v2.onnx" in text
+    same = xbc("update", "v1.xbc", model, "-o", "v4.xbc", "-q").out
+    assert f"{before['writes']['emitted']:,} cell writes before, {before['writes']['emitted']:,} now" in same
+    assert "xbc compile" not in same
+
+
+def test_update_explains_the_limit(xbc: Runner, model: Path, tmp_path: Path) -> None:
+    assert xbc("compile", model, "-O0", "-o", "v1.xbc", "-q").code == 0
+    proto = onnx.load(model)
+    for tensor in proto.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array(values * np.float32(1.5), tensor.name))
+    onnx.save(proto, tmp_path / "v2.onnx")
+    facts = xbc("update", "v1.xbc", "v2.onnx", "-o", "v2.xbc", "--json", "-q").json()
+    assert facts["limited"] > 0
+    text = xbc("update", "v1.xbc", "v2.onnx", "-o", "v3.xbc", "-q").out
+    assert f"{facts['limited']} weights are at the limit: the new value does not fit the range" in text
 
 
 def test_update_refuses_what_does_not_fit(xbc: Runner, model: Path, tmp_path: Path) -> None:

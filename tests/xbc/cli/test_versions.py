@@ -62,7 +62,7 @@ def test_sensitivity_refuses_what_does_not_fit(xbc: Runner, model: Path, data: P
     xbc("sensitivity", model, "--data", data, "-o", "s.npz", "-q")
     other = tmp_path / "other.onnx"
     onnx.save(tiny_network(seed=9), other)
-    result = xbc("compile", other, "--sensitivities", "s.npz", "-o", "m.xbc")
+    result = xbc("compile", other, "-O3", "--sensitivities", "s.npz", "-o", "m.xbc")
     assert result.code == 2
     assert "SHA-256" in result.sentence
     assert not (tmp_path / "m.xbc").exists()

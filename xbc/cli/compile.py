@@ -47,7 +47,8 @@ from xbc.cli.options import (
 )  # fmt: skip
 @click.option(
     "--spare", type=float, default=0.0, metavar="S",
-    help="Further sections in -O levels, as a share (0.25: a quarter more): fewer writes, more loads and reads.",
+    help="Further sections in -O levels, as a share, rounded for each output (0.25: about a quarter more): fewer "
+    "writes, more loads and reads.",
 )  # fmt: skip
 @click.option(
     "--quantize", metavar="OPTIONS",
@@ -61,7 +62,7 @@ from xbc.cli.options import (
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Samples (.npz) for -O3: half calibrates, half is reported.",
+    help="Samples (.npz) that -O3 chooses on; without --report-data on the even half, and the odd half is reported.",
 )
 @click.option("--report-data", type=click.Path(path_type=Path), help="Second set, only reported on.")
 @click.option("--max-drop", type=float, help="Points of top-1 that -O3 may lose on --data  [default: 1.0]")

@@ -41,7 +41,9 @@ def _png(svg: str) -> bytes:
     try:
         import resvg_py
     except ImportError:
-        raise XbcError("PNG plots need the package resvg_py: install xbc[plot], or write SVG") from None
+        raise XbcError(
+            "PNG plots need the package resvg_py: in the checkout, pip install -e '.[plot]'; or write SVG"
+        ) from None
     return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=2))
 
 

@@ -30,7 +30,9 @@ def draw(points: Sequence[Point], path: Path, title: str) -> bytes:
     try:
         import matplotlib as mpl
     except ImportError:
-        raise XbcError("drawing needs matplotlib: pip install 'xbc[plot]', or write a .csv file") from None
+        raise XbcError(
+            "drawing needs matplotlib: in the checkout, pip install -e '.[plot]'; or write a .csv file"
+        ) from None
     out = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if ending != ".png" else {}
     # letters stay text, and the same sweep gives the same bytes

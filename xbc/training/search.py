@@ -73,7 +73,7 @@ def search(
         import optuna
     except ImportError:
         raise XbcError(
-            "xbc.training.search needs optuna, which is not installed: pip install 'xbc[train]'"
+            "xbc.training.search needs optuna, which is not installed: in the checkout, pip install -e '.[train]'"
         ) from None
     space = space or Space()
     done: list[tuple[Architecture, float, int]] = []

@@ -8,4 +8,6 @@ try:
     import torch as torch
     from torch import Tensor as Tensor
 except ImportError as missing:  # pragma: no cover - depends on the installation
-    raise XbcError("xbc.training needs torch, which is not installed: pip install 'xbc[train]'") from missing
+    raise XbcError(
+        "xbc.training needs torch, which is not installed: in the checkout, pip install -e '.[train]'"
+    ) from missing

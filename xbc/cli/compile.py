@@ -200,7 +200,7 @@ def print_summary(facts: dict[str, Any]) -> None:
         )
     if facts["kernel_seconds"]:
         rest.add_row(
-            "of it, building kernels (once per installation)",
+            "of it building kernels, once",
             f"{console.seconds(facts['kernel_seconds'])}, in the seconds of the passes",
         )
     for name, value in loss_rows(facts.get("loss")):

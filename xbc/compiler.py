@@ -210,6 +210,7 @@ def compile_model(
         "pipeline": text,
         "seed": seed,
         "output": str(directory),
+        "order": context.facts.get("order-sections", {}).get("network"),
         **({} if loss is None else {"loss": loss}),
         "seconds": round(sum(row["seconds"] for row in spent.values()), 3),
         "spent": spent,

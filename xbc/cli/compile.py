@@ -169,10 +169,14 @@ def print_summary(facts: dict[str, Any]) -> None:
     candidates = (facts.get("loss") or {}).get("quantizers")
     if candidates:
         out.print(quantizer_table(candidates), "")
+    curve = (facts.get("loss") or {}).get("curve")
+    if curve:
+        out.print(curve_table(curve), "")
     wear = facts["wear"]
     rest = console.table("", "", "")
     rest.show_header = False
     rest.add_row("reduction (natural / emitted)", console.ratio(facts["reduction"]))
+    rest.add_row("order of loads above the optimum", order_words(facts["order"]))
     rest.add_row(
         "SET, RESET per inference", f"{console.count(facts['set'])}, {console.count(facts['reset'])}"
     )
@@ -214,6 +218,31 @@ def print_summary(facts: dict[str, Any]) -> None:
         )
     if not facts["writes"]["emitted"]:
         out.print("Nothing is rewritten between inferences: every section finds its levels in the cells.")
+
+
+def order_words(order: dict[str, Any] | None) -> str:
+    """How far the order of loads may be from the shortest one, by its lower bound (None: nothing was searched)."""
+    if order is None or not order["lower_bound"]:
+        return "not bounded"
+    proven = f"{console.count(order['proven_optimal'])} of {console.count(order['groups'])} groups proven"
+    capped = f", {console.count(order['time_caps'])} windows met a time cap" if order["time_caps"] else ""
+    return f"at most {100 * order['gap']:.1f} % ({proven}{capped})"
+
+
+def curve_table(curve: list[dict[str, Any]]) -> Any:
+    """The programs that level 3 tried, the trade-off between writes and loss on the calibration samples."""
+    table = console.table(
+        "Tried on the calibration samples", "lambda", "writes/inference", "natural / this", "RMS code error, LSB",
+        "drop, points", "of the budget", "",
+    )  # fmt: skip
+    for point in curve:
+        table.add_row(
+            f"{point['lambda']:.4g}", console.count(point["writes"]), console.ratio(point["reduction"]),
+            f"{point['rms_error']:.3f}", "" if point["drop"] is None else f"{100 * point['drop']:.2f}",
+            "" if point["severity"] is None else f"{100 * point['severity']:.0f} %",
+            "within" if point["accepted"] else "beyond",
+        )  # fmt: skip
+    return table
 
 
 def quantizer_table(candidates: list[dict[str, Any]]) -> Any:

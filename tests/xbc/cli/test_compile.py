@@ -64,6 +64,31 @@ def test_json(xbc: Runner, model: Path) -> None:
     assert facts["passes"][-1]["writes"] == facts["writes"]["emitted"]
 
 
+def test_the_gap_of_the_order_is_told(xbc: Runner, model: Path) -> None:
+    order = xbc("compile", model, "--json").json()["order"]
+    assert order["lower_bound"] <= order["length"]
+    assert order["proven_optimal"] == order["groups"] == 2, "two small groups"
+    assert "order of loads above the optimum at most 0.0 % (2 of 2 groups proven)" in re.sub(
+        " +", " ", xbc("compile", model).out
+    )
+    assert xbc("compile", model, "-O0", "--json").json()["order"] is None
+    assert "not bounded" in xbc("compile", model, "-O0").out
+
+
+def test_the_programs_that_were_tried_are_shown(xbc: Runner) -> None:
+    models = Path(__file__).parents[3] / "models"
+    done = xbc("compile", models / "digits_cnn.onnx", "-O3", "--data", models / "digits_calib.npz", "-o", "o.xbc")
+    assert done.code == 0, done.err
+    curve = json.loads(Path("o.xbc/manifest.json").read_text())["provenance"]["facts"]["loss"]["curve"]
+    table = done.out.split("Tried on the calibration samples")[1].split("reduction (natural")[0]
+    for point in curve:
+        row = next(line for line in table.splitlines() if line.startswith(f"{point['lambda']:.4g} "))
+        assert f" {point['writes']:,} " in row
+        assert row.rstrip().endswith("within" if point["accepted"] else "beyond")
+        assert point["accepted"] == (point["severity"] <= 1)
+    assert {point["accepted"] for point in curve} == {True, False}
+
+
 def test_same_input_same_bytes(xbc: Runner, model: Path, tmp_path: Path) -> None:
     text = "quantize,encode-signs,slice-bits,form-sections,sort-sections,deal-sections,reprogram{mode=random}"
     for name, seed, threads in (("a", 3, 1), ("b", 3, 2), ("c", 4, 1)):

@@ -87,7 +87,7 @@ def measure(module: Module, cut: str) -> dict[str, Any]:
     elif kind == "spare":
         sorted_ = SortSections(spare=float(number)).run(module, context)
     else:
-        sorted_ = SortSections(cut=kind).run(module, context)  # type: ignore[arg-type]
+        sorted_ = SortSections.create({"cut": kind}).run(module, context)
     done = run_pipeline(
         sorted_, parse_pipeline("order-sections{bound=0},deal-sections,match-rows"), context, QUIET
     ).module

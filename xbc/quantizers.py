@@ -93,11 +93,11 @@ def rank(module: Module, wanted: float, context: Context, shape: Shape = AS_IT_I
 
 def finalists(ranked: list[Candidate]) -> list[Candidate]:
     """The candidates worth compiling: the first, and the second when it is near."""
-    first = ranked[0]
-    if first.predicted_writes is None:
+    fewest = ranked[0].predicted_writes
+    if fewest is None:
         return [min(ranked, key=lambda c: c.quantization_loss)]
-    near = [c for c in ranked[1:2] if c.predicted_writes is not None]
-    return [first, *(c for c in near if c.predicted_writes <= NEAR * first.predicted_writes)]  # type: ignore[operator]
+    second = [c for c in ranked[1:2] if c.predicted_writes is not None and c.predicted_writes <= NEAR * fewest]
+    return [ranked[0], *second]
 
 
 def some_layers(module: Module) -> Module:

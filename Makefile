@@ -48,6 +48,7 @@ fuzz: dev ## the property tests with other examples each time, ROUNDS times (min
 
 lint: dev ## ruff and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 docs: dev pages ## build the documentation into site/

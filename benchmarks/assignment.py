@@ -27,7 +27,13 @@ FORM = "quantize,encode-signs,slice-bits,form-sections,sort-sections{cut=stratif
 
 def problems(crossbars: int) -> list[tuple[str, Any]]:
     """(shape of the layer, ``[runs, crossbars]`` costs) of the changes from one full layer to others."""
-    shapes = [(crossbars, 256), (crossbars, 512), (crossbars // 2, 1024), (crossbars, 128), (crossbars * 5 // 8, 128)]
+    shapes = [
+        (crossbars, 256),
+        (crossbars, 512),
+        (crossbars // 2, 1024),
+        (crossbars, 128),
+        (crossbars * 5 // 8, 128),
+    ]
     module = network(shapes)
     for step in parse_pipeline(FORM):
         module = step.run(module, Context(threads=1))
@@ -54,7 +60,9 @@ def by_scipy(cost: Any) -> Any:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--crossbars", type=int, default=1024)
     options = parser.parse_args()
@@ -72,7 +80,9 @@ def main() -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{'layer':>10} {'runs':>5}  {'xbc s':>6} {'scipy/xbc':>9} {'OR-Tools/xbc':>12} {'cost/optimum':>12}")
+    print(
+        f"{'layer':>10} {'runs':>5}  {'xbc s':>6} {'scipy/xbc':>9} {'OR-Tools/xbc':>12} {'cost/optimum':>12}"
+    )
     for r in rows:
         print(
             f"{r['layer']:>10} {r['runs']:>5}  {r['xbc_s']:>6.3f} {r['scipy_s'] / r['xbc_s']:>9.1f} "

@@ -45,7 +45,9 @@ def measure(size: str, crossbars: int) -> dict[str, Any]:
     sorting = time.process_time() - started
     context = Context()
     started = time.process_time()
-    run = run_pipeline(module, parse_pipeline(LEVELS[2]), context, Options(verify_each=False, count_each=False))
+    run = run_pipeline(
+        module, parse_pipeline(LEVELS[2]), context, Options(verify_each=False, count_each=False)
+    )
     cpu_seconds = time.process_time() - started
     seconds = {record.name: record.seconds for record in run.records}
     writes = count_module(run.module).steady.total
@@ -64,7 +66,9 @@ def measure(size: str, crossbars: int) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--crossbars", type=int, default=1)
     parser.add_argument("--sizes", default=",".join(SIZES))

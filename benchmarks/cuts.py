@@ -100,7 +100,9 @@ def measure(module: Module, cut: str) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("--crossbars", type=int, default=1)
     parser.add_argument("--every", type=int, default=1)
@@ -123,7 +125,10 @@ def main() -> None:
         f = facts[-1]
         if not options.json:
             times = natural / f["writes"]
-            print(f"{cut:>12}: {f['sections']:>9,} sections, {f['writes']:>12,} writes, {times:6.1f}x", flush=True)
+            print(
+                f"{cut:>12}: {f['sections']:>9,} sections, {f['writes']:>12,} writes, {times:6.1f}x",
+                flush=True,
+            )
     if options.json:
         print(json.dumps(facts))
 

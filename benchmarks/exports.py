@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def compiled(work: Path) -> Path:
-    from xbc.compiler import compile_model
+    from xbc.driver.compile import compile_model
 
     return compile_model(MODEL, work / "digits_cnn.xbc", level=1).directory
 

@@ -20,7 +20,7 @@ from passes.pipeline import LEVELS
 from passes.solvers.levelling import live
 from xbc.backend import Program
 from xbc.chip.wear import plan_of, program_wear
-from xbc.compiler import compile_model
+from xbc.driver.compile import compile_model
 from xbc.schedule import batch_curve, program_costs
 
 MODELS = [Path(__file__).parents[1] / "models" / f"digits_{name}.onnx" for name in ("cnn", "vit", "lstm")]

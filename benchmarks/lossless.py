@@ -34,7 +34,7 @@ from onnx import helper, numpy_helper
 from ir.arrays import Array
 from xbc.backend import Program
 from xbc.chip import effective_codes
-from xbc.compiler import compile_model
+from xbc.driver.compile import compile_model
 from xbc.simulate.ideal import compiled_model
 
 HERE = Path(__file__).parent
@@ -69,7 +69,10 @@ def folded(model: Path, folder: Path) -> onnx.ModelProto:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(folder / "folded.onnx")
     ort.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=OWN_CODES_KEPT
+        proto.SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=OWN_CODES_KEPT,
     )
     return onnx.load(folder / "folded.onnx")
 
@@ -98,7 +101,11 @@ def dequantised(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> Arr
     """``(q - zero_point) * scale`` in float32."""
     codes, scale, *zero = (numpy_helper.to_array(known[i]) for i in node.input)
     axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-    along = [-1 if i == axis % codes.ndim else 1 for i in range(codes.ndim)] if scale.size > 1 else [1] * codes.ndim
+    along = (
+        [-1 if i == axis % codes.ndim else 1 for i in range(codes.ndim)]
+        if scale.size > 1
+        else [1] * codes.ndim
+    )
     offset = zero[0].reshape(along).astype(np.int32) if zero else 0
     return np.asarray((codes.astype(np.int32) - offset).astype(np.float32) * scale.reshape(along))
 
@@ -159,7 +166,9 @@ def first_sample(file: Path, model: Path) -> dict[str, Array]:
 def compare(model: Path, program: Path, inputs: dict[str, Array] | None) -> dict[str, Any]:
     """The facts, see the top of this file."""
     opened = Program.open(program)
-    replayed = compiled_model(onnx.load_from_string(opened.host_bytes()), opened.layers, effective_codes(opened))
+    replayed = compiled_model(
+        onnx.load_from_string(opened.host_bytes()), opened.layers, effective_codes(opened)
+    )
     bits = 8 if opened.target.encoding in ("driver", "split", "differential", "unipolar") else 7
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -202,7 +211,9 @@ def _largest(first: list[Array], second: list[Array]) -> float:
 
 def main() -> None:
     """Command line; exit code 1 when the program is not lossless."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, nargs="?", default=HERE.parent / "models" / "digits_vit.onnx")
     parser.add_argument("program", type=Path, nargs="?")
     parser.add_argument("--inputs", type=Path, help="samples as xbc simulate takes them")

@@ -53,12 +53,16 @@ def scipys(words: Any) -> tuple[float, int]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--loads", type=int, default=4000)
     options = parser.parse_args()
     module = network([(512, 1024)])
-    for step in parse_pipeline("quantize,slice-bits,form-sections,sort-sections,order-sections{bound=0},deal-sections"):
+    for step in parse_pipeline(
+        "quantize,slice-bits,form-sections,sort-sections,order-sections{bound=0},deal-sections"
+    ):
         module = step.run(module, Context())
     words, counts = items_first(module.layers[0].at(Placed), module.layers[0].at(Placed).wanted_words())
     words, counts = words[: options.loads, :, 0], counts[: options.loads]

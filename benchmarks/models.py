@@ -73,7 +73,12 @@ def run(*words: object, limit: float) -> Step:
         err.seek(0)
         message = f"not finished after {limit:g} s" if late else err.read()
         return Step(
-            process.returncode, out.read(), message, usage.ru_utime + usage.ru_stime, seconds, usage.ru_maxrss / 2**20
+            process.returncode,
+            out.read(),
+            message,
+            usage.ru_utime + usage.ru_stime,
+            seconds,
+            usage.ru_maxrss / 2**20,
         )
 
 
@@ -152,15 +157,24 @@ HEAD = (
 
 def main() -> None:
     """Command line; exit code 1 when any step failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "folders", type=Path, nargs="*", default=[HERE.parent / "models"], metavar="FOLDER", help="default: models/"
+        "folders",
+        type=Path,
+        nargs="*",
+        default=[HERE.parent / "models"],
+        metavar="FOLDER",
+        help="default: models/",
     )
     parser.add_argument("--targets", default="gather-128,isaac-128")
     parser.add_argument("-O", dest="level", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="*", help="pattern of model names")
-    parser.add_argument("--inputs", type=Path, help="folder with MODEL.npz, arrays named after the model's inputs")
+    parser.add_argument(
+        "--inputs", type=Path, help="folder with MODEL.npz, arrays named after the model's inputs"
+    )
     parser.add_argument("--keep", type=Path, help="existing folder for the programs")
     parser.add_argument("--limit", type=float, default=1500, help="seconds a step may take")
     parser.add_argument("--no-lossless", dest="lossless", action="store_false")

@@ -53,7 +53,9 @@ def measure(outputs: int, inputs: int) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     as_json = parser.parse_args().json
     measure(16, 256)  # compiles the kernels
@@ -61,7 +63,9 @@ def main() -> None:
     if as_json:
         print(json.dumps(facts))
         return
-    print(f"{'layer':>10} {'sections':>8} {'xbc/bound':>9} {'s':>6} {'sum/bound':>9} {'OR-Tools/bound':>14} {'s':>6}")
+    print(
+        f"{'layer':>10} {'sections':>8} {'xbc/bound':>9} {'s':>6} {'sum/bound':>9} {'OR-Tools/bound':>14} {'s':>6}"
+    )
     for name, f in facts.items():
         print(
             f"{name:>10} {f['sections']:8d} {f['xbc']['over_bound']:9.3f} {f['xbc']['seconds']:6.2f} "

@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.xbc.chip.power_cuts import WAYS, interrupted_inference  # noqa: E402
+
 from xbc.backend import Program  # noqa: E402
-from xbc.chip.readback import compare, expected_levels, follow, repair_table  # noqa: E402
+from xbc.recovery.readback import compare, expected_levels, follow, repair_table  # noqa: E402
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
 
 
 def compiled(work: Path) -> Path:
-    from xbc.compiler import compile_model
+    from xbc.driver.compile import compile_model
 
     model = ROOT / "models" / "digits_lstm.onnx"
     return compile_model(

@@ -18,12 +18,16 @@ from passes.solvers.viterbi import LANES, PACKED, hold_rows, reference
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--steps", type=int, default=20000)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
-    codes = np.sort(rng.integers(0, 256, (options.steps, LANES)), axis=0) + rng.integers(-5, 6, (options.steps, LANES))
+    codes = np.sort(rng.integers(0, 256, (options.steps, LANES)), axis=0) + rng.integers(
+        -5, 6, (options.steps, LANES)
+    )
     wanted = np.clip(codes, 0, 255).astype(np.float32)
     values = np.arange(256, dtype=np.float32)
     facts = {}
@@ -32,7 +36,9 @@ def main() -> None:
         weight = np.full(wanted.shape, penalty * PACKED, np.float32)
         lengths = np.full(LANES, options.steps)
         free = np.full(LANES, -1)
-        hold_rows(wanted[:20], weight[:20], np.full(LANES, 20), 8, values, 1, PACKED, PACKED, 256, free, held[:20])
+        hold_rows(
+            wanted[:20], weight[:20], np.full(LANES, 20), 8, values, 1, PACKED, PACKED, 256, free, held[:20]
+        )
         started = time.thread_time()
         cut = hold_rows(wanted, weight, lengths, 8, values, 1, PACKED, PACKED, 256, free, held)
         rate = wanted.size / (time.thread_time() - started)

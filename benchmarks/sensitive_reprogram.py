@@ -23,8 +23,8 @@ from passes.counting import count_module, natural_module
 from passes.manager import Options, run_pipeline
 from passes.penalty import SENSITIVITIES
 from passes.pipeline import LEVELS, parse_pipeline
+from xbc.budget.judge import Judge
 from xbc.frontend import import_model
-from xbc.judge import Judge
 from xbc.sensitivity import model_sensitivities
 from xbc.sensitivity.diagonal import data_port
 from xbc.simulate.data import load_data

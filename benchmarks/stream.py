@@ -138,7 +138,9 @@ def whole(width: int, blocks: int, crossbars: int, bound: int) -> tuple[int, int
 
 def main() -> None:
     """Command line; exit code 1 when ``--check`` finds a difference."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--crossbars", type=int, default=1)

@@ -19,9 +19,9 @@ from passes.base import Context
 from passes.counting import count_module, natural_module
 from passes.manager import run_pipeline
 from passes.pipeline import parse_pipeline
-from xbc.error_budget import rms_code_error
+from xbc.budget.judge import Judge
+from xbc.budget.without_data import rms_code_error
 from xbc.frontend import import_model
-from xbc.judge import Judge
 from xbc.simulate.data import load_data
 from xbc.simulate.host import HostSession
 from xbc.targets import load_target

@@ -47,15 +47,19 @@ def draw(lossless: dict[str, Any], published: dict[str, Any], held: dict[str, An
     """Five bars to scale."""
     natural, full = (lossless["writes"][kind] for kind in ("natural", "full"))
     told = held["loss"]
-    accuracy = (
-        f"top-1 {100 * told['reference']:.1f} to {100 * told['compiled']:.1f} %, n = {told['samples']}"
-    )
+    accuracy = f"top-1 {100 * told['reference']:.1f} to {100 * told['compiled']:.1f} %, n = {told['samples']}"
     rows = [
         ("every cell of every load", full, natural, "bar", ""),
         ("natural order, changed cells only", natural, natural, "bar", "the baseline"),
         ("published: sort, bit stucking", published["writes"]["emitted"], natural, "bar", "inexact"),
         ("xbc -O2, exact weights", lossless["writes"]["emitted"], natural, "ours", ""),
-        ("xbc -O3, budget of 1 point", held["writes"]["emitted"], held["writes"]["natural"], "ours", accuracy),
+        (
+            "xbc -O3, budget of 1 point",
+            held["writes"]["emitted"],
+            held["writes"]["natural"],
+            "ours",
+            accuracy,
+        ),
     ]
     left, width, top, step = 232, 300, 56, 34
     out = [

@@ -136,7 +136,10 @@ def _check_limits(body: Programmed, found: Findings) -> None:
     hit = first_hit(body.sections, body.rows * body.group_width, violated)
     if hit:
         s, r, g = hit.index
-        o, i = int(body.weight_outputs()[s, r if body.row_outputs is not None else 0, g]), int(body.inputs[s, r])
+        o, i = (
+            int(body.weight_outputs()[s, r if body.row_outputs is not None else 0, g]),
+            int(body.inputs[s, r]),
+        )
         code = int(body.stored_codes(slice(s, s + 1))[0, r, g])
         _outside(found, o, i, code, lower[o], upper[o], f" in section {s}, row {r}{hit.more}")
 

@@ -128,7 +128,9 @@ def _check_row_outputs(body: Sectioned, outputs: Array, target: Target, found: F
         found.add("row-output", f"section {s}, row {r} {what}{hit.more}")
         return False
 
-    hit = first_hit(body.sections, body.rows, lambda part: body.outputs[part] != lowest_outputs(outputs[part]))
+    hit = first_hit(
+        body.sections, body.rows, lambda part: body.outputs[part] != lowest_outputs(outputs[part])
+    )
     if hit:
         s = hit.index[0]
         found.add(

@@ -110,10 +110,7 @@ def load_runs(layers: list[tuple[Layer, Placed]]) -> Iterator[tuple[int, Array]]
     """(layer index, section indices) in load order: ascending step, then crossbar."""
     spans = [(int(b.step.min()), int(b.step.max())) if b.sections else (0, -1) for _, b in layers]
     ordered = sorted(range(len(layers)), key=lambda i: spans[i])
-    if all(
-        spans[a][1] < spans[b][0] or not layers[b][1].sections
-        for a, b in pairwise(ordered)
-    ):
+    if all(spans[a][1] < spans[b][0] or not layers[b][1].sections for a, b in pairwise(ordered)):
         for i in ordered:
             body = layers[i][1]
             yield i, np.lexsort((body.crossbar, body.step))

@@ -120,7 +120,9 @@ class DealSections(Pass):
         plans = [self._plan(first, crossbars)]
         # the first layers met blank crossbars: what the change from the last layer to them costs is seen in a
         # second look, but what it costs does not tell what leaving it out saves, so both plans are tried
-        again = [i for i, layer in enumerate(module.layers) if counts[i] and not first.costs[layer.name].change]
+        again = [
+            i for i, layer in enumerate(module.layers) if counts[i] and not first.costs[layer.name].change
+        ]
         held = dict(first.held)
         for i in again:
             first.load(module.layers[i], steps[i], shared)
@@ -174,7 +176,9 @@ class _Deal:
     def round(self, steps: list[int], crossbars: int) -> None:
         """Deals every layer in that many load steps; layers of 0 steps stay on the last crossbars."""
         layers = self.module.layers
-        kept = sum(layer.at(Sectioned).sections for layer, most in zip(layers, steps, strict=True) if not most)
+        kept = sum(
+            layer.at(Sectioned).sections for layer, most in zip(layers, steps, strict=True) if not most
+        )
         own = crossbars - kept
         self.chosen, self.total = [], 0
         for done, (layer, most) in enumerate(zip(layers, steps, strict=True)):
@@ -228,7 +232,9 @@ def _layer_cost(
         within=factor * float(path.mean()) if len(path) else 0.0,
         change=factor * change,
         read_ns=reading,
-        within_ns=factor * cell_ns * float(np.mean(worst)) if worst else factor * cell_ns * float(path.max(initial=0)),
+        within_ns=factor * cell_ns * float(np.mean(worst))
+        if worst
+        else factor * cell_ns * float(path.max(initial=0)),
         change_ns=factor * cell_ns * top,
     )
 
@@ -264,7 +270,12 @@ def _lay_out(cuts: Array, bars: Array, turned: Array) -> tuple[Array, Array, Arr
 
 
 def _assign_runs(
-    metric: Metric, cuts: Array, held: dict[int, Array], crossbars: int, pool: ThreadPoolExecutor, solve: Solver
+    metric: Metric,
+    cuts: Array,
+    held: dict[int, Array],
+    crossbars: int,
+    pool: ThreadPoolExecutor,
+    solve: Solver,
 ) -> tuple[Array, Array, Array]:
     """Crossbar of every run, whether it is taken backwards, and what its first load costs (-1: not known)."""
     runs = len(cuts) - 1

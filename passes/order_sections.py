@@ -124,7 +124,9 @@ class OrderSections(Pass):
         if self.method == "sum":
             return layer.with_body(reorder(body, _by_sum(body))), Bound()
         deadline = min(deadline, _deadline(self.layer_seconds))
-        path, bound = self._path(body, metric_kind(target) if self.metric == "auto" else self.metric, deadline)
+        path, bound = self._path(
+            body, metric_kind(target) if self.metric == "auto" else self.metric, deadline
+        )
         return layer.with_body(reorder(body, path)), bound
 
     def _path(self, body: Sectioned, kind: str, deadline: float) -> tuple[Array, Bound]:
@@ -209,7 +211,9 @@ def groups(body: Sectioned, limit: int) -> list[Array]:
     everything = np.arange(body.sections, dtype=np.int64)
     if body.sections <= limit:
         return [everything]
-    return list(np.array_split(everything[np.argsort(_sums(body), kind="stable")], -(-body.sections // limit)))
+    return list(
+        np.array_split(everything[np.argsort(_sums(body), kind="stable")], -(-body.sections // limit))
+    )
 
 
 def join(metric: Metric, paths: list[Array]) -> Array:

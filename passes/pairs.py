@@ -76,7 +76,9 @@ class PairCosts:
 
 def empty_pairs(target: Target, pairs: Pairs) -> Array:
     """``[crossbars, rows, groups]`` uint16 pairs of a blank chip, for the widest layer's groups."""
-    return np.zeros((target.crossbars, target.rows, max((b.group_width for _, b in pairs), default=1)), np.uint16)
+    return np.zeros(
+        (target.crossbars, target.rows, max((b.group_width for _, b in pairs), default=1)), np.uint16
+    )
 
 
 def shifted_codes(body: Placed) -> Array:

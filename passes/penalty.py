@@ -56,7 +56,9 @@ def grades(module: Module, context: Context, detail: Detail = "layer") -> dict[s
     return {layer.name: uniform() for layer in module.layers}
 
 
-def grades_of(module: Module, sensitivities: Mapping[str, Array], detail: Detail = "layer") -> dict[str, Grade]:
+def grades_of(
+    module: Module, sensitivities: Mapping[str, Array], detail: Detail = "layer"
+) -> dict[str, Grade]:
     """Grades from second derivatives: times scale squared (codes, not weights), over the network's mean.
 
     Args:

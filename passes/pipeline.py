@@ -44,7 +44,9 @@ class Shape:
             text = text.replace("form-sections", f"form-sections{{outputs={self.outputs}}}")
         if self.spare:
             if "sort-sections" not in text:
-                raise XbcError("spare sections are made where weights are sorted, which -O0 does not: use -O1 to -O3")
+                raise XbcError(
+                    "spare sections are made where weights are sorted, which -O0 does not: use -O1 to -O3"
+                )
             text = text.replace("sort-sections", f"sort-sections{{spare={self.spare:g}}}")
         return text
 
@@ -63,9 +65,7 @@ def requantize(text: str, options: str) -> str:
     return f"quantize{{{options}}}{text.removeprefix('quantize')}" if options else text
 
 
-def level_text(
-    level: int, lambda_: float = 0.0, pairs: bool = False, ratio: float = MATCH_OVER_HOLD
-) -> str:
+def level_text(level: int, lambda_: float = 0.0, pairs: bool = False, ratio: float = MATCH_OVER_HOLD) -> str:
     """Pipeline of a level; level 3 needs the penalty ``lambda_`` (see ``match-rows`` and ``reprogram``).
 
     ``pairs``: weights are differential pairs whose representation level 2 may choose.
@@ -75,14 +75,10 @@ def level_text(
     """
     if level == LOSSY and pairs:
         near = f"lambda={lambda_:.6g}"
-        return (
-            f"{LEVELS[2].removesuffix('match-rows')}match-rows{{pairs=true,{near}}},reprogram{{mode=near-pairs,{near}}}"
-        )
+        start = LEVELS[2].removesuffix("match-rows")
+        return f"{start}match-rows{{pairs=true,{near}}},reprogram{{mode=near-pairs,{near}}}"
     if level == LOSSY:
-        return (
-            f"{LEVELS[2]}{{lambda={ratio * lambda_:.6g}}},"
-            f"reprogram{{mode=optimal,lambda={lambda_:.6g}}}"
-        )
+        return f"{LEVELS[2]}{{lambda={ratio * lambda_:.6g}}},reprogram{{mode=optimal,lambda={lambda_:.6g}}}"
     if level == 2 and pairs:
         return LEVELS[2].removesuffix("match-rows") + PAIRS
     if level not in LEVELS:

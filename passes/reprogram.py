@@ -67,9 +67,7 @@ class Reprogram(Pass):
         """Programs every layer."""
         bodies = [layer.at(Placed) for layer in module.layers]
         if self.mode == "optimal":
-            stored, forced = hold(
-                module, self.lambda_, self.set_cost, self.reset_cost, context, self.detail
-            )
+            stored, forced = hold(module, self.lambda_, self.set_cost, self.reset_cost, context, self.detail)
             context.facts[self.name] = {"survivor_windows_cut_short": forced}
         elif self.mode in ("pairs", "near-pairs"):
             stored = choose_pairs(module, bodies, self.lambda_ if self.mode == "near-pairs" else 0.0, context)

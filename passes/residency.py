@@ -115,7 +115,9 @@ def best_plan(costs: list[LayerCost], crossbars: int, time: float) -> Plan:
     model.add(kept == sum(resident))
     for cost, picks in zip(costs, chosen, strict=True):
         if picks:
-            model.add(sum(-(-cost.sections // k) * pick for k, pick in picks.items() if k) + kept <= crossbars)
+            model.add(
+                sum(-(-cost.sections // k) * pick for k, pick in picks.items() if k) + kept <= crossbars
+            )
     least = sum(round(ticks * cost.time_ns(k)) for cost, k in zip(costs, base.steps, strict=True))
     model.add(sum(spent) <= max(least, round(ticks * time * base.time_ns)))
     model.minimize(sum(cells))

@@ -50,7 +50,9 @@ def cut_outputs(
     count = np.minimum(spared(-(-lengths // rows), spare), lengths)
     size = -(-lengths // np.maximum(count, 1))  # rows that a rank section with spare ones fills
     if cut == "rank" and spare:
-        count = -(-lengths // np.maximum(size, 1))  # runs of that size may need fewer sections: none stays empty
+        count = -(
+            -lengths // np.maximum(size, 1)
+        )  # runs of that size may need fewer sections: none stays empty
     base = np.concatenate([[0], np.cumsum(count)])
     sections = int(base[-1])
     inputs = np.full((sections, rows), UNUSED, np.int32)

@@ -54,7 +54,9 @@ class SortSections(Pass):
     max_outputs: int = 0
 
     def __post_init__(self) -> None:
-        check(0 <= self.spare <= MOST_SPARE, f"sort-sections: spare = {self.spare} is outside 0..{MOST_SPARE}")
+        check(
+            0 <= self.spare <= MOST_SPARE, f"sort-sections: spare = {self.spare} is outside 0..{MOST_SPARE}"
+        )
         check(self.max_outputs >= 0, f"sort-sections: max-outputs = {self.max_outputs} must not be negative")
 
     def run(self, module: Module, context: Context) -> Module:

@@ -11,10 +11,16 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("ir", "passes", "xbc")
+# each room imports from those before it only
+ROOMS = (
+    "targets", "frontend", "backend", "chip", "export", "recovery", "schedule", "simulate", "sensitivity", "rescale",
+    "budget", "driver", "update", "training", "report", "cli",
+)  # fmt: skip
 LINES = 450
 LONG_ON_PURPOSE = {"LICENSE"}
 # PyPI name -> import name, where they differ
@@ -70,6 +76,44 @@ def test_imports_run_one_way(package: str, forbidden: set[str]) -> None:
         if name.split(".")[0] in forbidden
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def arrows() -> Iterator[tuple[str, str]]:
+    """(file, imported file) within the three packages, dotted."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
+    for name, path in files.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    yield from (
+                        (name, found)
+                        for found in [inner if inner in files else node.module]
+                        if found in files
+                    )
+            elif isinstance(node, ast.Import):
+                yield from ((name, alias.name) for alias in node.names if alias.name in files)
+
+
+def test_arrows_between_rooms_run_one_way() -> None:
+    found = {(a, b) for a, b in arrows() if a.startswith("xbc.") and b.startswith("xbc.")}
+    place = {room: index for index, room in enumerate(ROOMS)}
+    rooms = {(a.split(".")[1], b.split(".")[1], a, b) for a, b in found if a != "xbc.__main__"}
+    assert {path.name for path in (ROOT / "xbc").iterdir() if (path / "__init__.py").is_file()} == set(ROOMS)
+    wrong = [f"{a} imports {b}" for one, other, a, b in sorted(rooms) if place[one] < place[other]]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    # a package's __init__ names what its files define; they may import each other through it
+    graph = nx.DiGraph((a, b) for a, b in arrows() if not (a.startswith(b + ".") or b.startswith(a + ".")))
+    circles = [sorted(part) for part in nx.strongly_connected_components(graph) if len(part) > 1]
+    known = [c for c in circles if all(name.startswith("xbc.sensitivity.") for name in c)]
+    assert not [c for c in circles if c not in known], circles
 
 
 def requirement_names(items: object) -> set[str]:

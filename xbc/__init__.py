@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from passes.pipeline import parse_pipeline
     from xbc.backend import Program, emit_program
     from xbc.chip import verify_program
-    from xbc.compiler import Compiled, compile_model
+    from xbc.driver.compile import Compiled, compile_model
     from xbc.frontend import import_model
     from xbc.targets import list_targets, load_target
 
 _WHERE: Final = {
-    "Compiled": "xbc.compiler",
+    "Compiled": "xbc.driver.compile",
     "Context": "passes.base",
     "Layer": "ir.module",
     "Module": "ir.module",
@@ -37,7 +37,7 @@ _WHERE: Final = {
     "Program": "xbc.backend",
     "Target": "ir.target",
     "XbcError": "ir.errors",
-    "compile_model": "xbc.compiler",
+    "compile_model": "xbc.driver.compile",
     "emit_program": "xbc.backend",
     "import_model": "xbc.frontend",
     "list_targets": "xbc.targets",

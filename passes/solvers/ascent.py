@@ -97,7 +97,15 @@ def climb(
 
 @njit(cache=True, nogil=True)
 def sparse_tree(
-    starts: Any, ends: Any, lengths: Any, pi: Any, degree: Any, nearest: Any, parent: Any, heap: Any, where: Any
+    starts: Any,
+    ends: Any,
+    lengths: Any,
+    pi: Any,
+    degree: Any,
+    nearest: Any,
+    parent: Any,
+    heap: Any,
+    where: Any,
 ) -> float:
     """As ``one_tree`` over the edges of a connected graph: Prim's algorithm on a binary heap of nodes.
 

@@ -55,7 +55,9 @@ def assign_ortools(cost: Array) -> Array:
     solver.add_arcs_with_cost(rows, columns, square.ravel())
     status = solver.solve()
     if status != solver.OPTIMAL:
-        raise XbcError(f"OR-Tools found no assignment of {n} runs to {m} crossbars ({status}): use solver=auction")
+        raise XbcError(
+            f"OR-Tools found no assignment of {n} runs to {m} crossbars ({status}): use solver=auction"
+        )
     return np.array([solver.right_mate(i) for i in range(n)], np.int64)
 
 

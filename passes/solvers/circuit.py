@@ -56,7 +56,9 @@ def shortest_path(cost: Array, path: Array, bound: int, work: float = 5.0, secon
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
     solver.parameters.max_deterministic_time = min(work, seconds)
-    solver.parameters.catch_sigint_signal = False  # its handler would leave Ctrl-C to kill the process from then on
+    solver.parameters.catch_sigint_signal = (
+        False  # its handler would leave Ctrl-C to kill the process from then on
+    )
     status = solver.solve(model)
     if status == cp_model.INFEASIBLE:
         return Proof(path, length, True)

@@ -234,7 +234,9 @@ class Metric:
         rows = self.rows[sections]
         if self.kind != "multiset":
             return np.asarray(rows)
-        parts = rows.reshape(len(rows), self.groups, -1)  # of each column group: words, if counted, and levels
+        parts = rows.reshape(
+            len(rows), self.groups, -1
+        )  # of each column group: words, if counted, and levels
         words = self.counted // self.groups
         reached = parts[:, :, words:].reshape(len(rows), -1)
         count = np.minimum(self.driven[sections], 255).astype(np.uint8)[:, None]

@@ -108,7 +108,9 @@ def assign_exact(cost: Any, m: int, n: int, place: Any, item: Any) -> None:
     waiting = m
     for i in range(m):
         left[i] = i
-    for _ in range(2):  # augmenting row reduction: prices of places fall, feasible because those free stay at 0
+    for _ in range(
+        2
+    ):  # augmenting row reduction: prices of places fall, feasible because those free stay at 0
         kept = 0
         k = 0
         budget = 4 * m

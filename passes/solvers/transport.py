@@ -45,7 +45,12 @@ def transport(
         members, count: ``[places, items]`` and ``[places]``, the kinds of item that stand in each place (``put``).
         scratch: ``[6, at least places and items]`` int64.
     """
-    v, key, closed, origin = scratch[0, :places], scratch[1, :places], scratch[2, :places], scratch[3, :places]
+    v, key, closed, origin = (
+        scratch[0, :places],
+        scratch[1, :places],
+        scratch[2, :places],
+        scratch[3, :places],
+    )
     via, seen = scratch[4], scratch[5]
     low = np.int64((1 << shift) - 1)
     v[:] = 0

@@ -90,7 +90,9 @@ def section_table(
     }
 
 
-def gated_table(codes: np.ndarray, encoding: str, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def gated_table(
+    codes: np.ndarray, encoding: str, rows: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     """As ``section_table``, from the shuffled weights of the whole layer: every row has an output of its own."""
     flat = [int(i) for i in rng.permutation(codes.size)]
     lists = [(flat, 0)]

@@ -41,7 +41,9 @@ def test_each_section_once_and_layers_one_after_the_other(
 ):
     """With ``resident=free`` slowdown bounds a layer's steps; a plan may take more where the time allows it."""
     given_module = formed(seed, shapes, crossbars, routing=routing)
-    done = DealSections(method=method, slowdown=slowdown, resident=resident).run(given_module, Context(threads=2))
+    done = DealSections(method=method, slowdown=slowdown, resident=resident).run(
+        given_module, Context(threads=2)
+    )
     check_module(done)
     last = -1
     for before, after in zip(given_module.layers, done.layers, strict=True):

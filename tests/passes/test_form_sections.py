@@ -67,7 +67,9 @@ def test_fewer_outputs_share_rows(given_module, most, sort):
     allowed = given_module.target.outputs_per_section
     form = FORM.replace("form-sections", f"form-sections{{outputs={most}}}")
     if most > allowed:
-        with pytest.raises(XbcError, match=f"outputs = {most}, but on target .* at most {allowed} outputs share"):
+        with pytest.raises(
+            XbcError, match=f"outputs = {most}, but on target .* at most {allowed} outputs share"
+        ):
             compiled(form, given_module)
         return
     done = compiled(form + sort + ",deal-sections", given_module)
@@ -89,14 +91,19 @@ def test_no_spare_section_is_empty(encoding):
     chip = target(rows=2, columns=16, encoding=encoding)
     for spare in (0.5, 1, 2):
         given_module = module([[[1, 2, 6, 9]]], chip)
-        body = compiled(FORM + f",sort-sections{{cut=rank,spare={spare}}}", given_module).layers[0].at(Sectioned)
+        body = (
+            compiled(FORM + f",sort-sections{{cut=rank,spare={spare}}}", given_module).layers[0].at(Sectioned)
+        )
         assert (body.inputs >= 0).any(axis=1).all()
         assert_each_weight_once(body)
 
 
 def test_negative_outputs_are_refused():
     with pytest.raises(XbcError, match=r"outputs = -1 must not be negative"):
-        compiled(FORM.replace("form-sections", "form-sections{outputs=-1}"), module([np.ones((2, 2), int)], target()))
+        compiled(
+            FORM.replace("form-sections", "form-sections{outputs=-1}"),
+            module([np.ones((2, 2), int)], target()),
+        )
 
 
 def test_natural_sections_by_hand():
@@ -233,7 +240,9 @@ def gated_layers(draw):
     groups = draw(st.integers(1, 3))
     chip = target(rows=draw(st.integers(1, 5)), columns=16, encoding=encoding, row_gating=True, crossbars=2)
     shape = groups * draw(st.integers(1, 4)), draw(st.integers(1, 12))
-    return module([random_codes(np.random.default_rng(draw(st.integers(0, 2**32 - 1))), shape, 4)], chip, groups)
+    return module(
+        [random_codes(np.random.default_rng(draw(st.integers(0, 2**32 - 1))), shape, 4)], chip, groups
+    )
 
 
 @given(given_module=gated_layers(), sort=st.sampled_from(FLAT_SORTS))
@@ -263,8 +272,14 @@ def test_the_flattened_layer_computes_the_same(given_module, sort):
 def test_flattened_sections_are_alike_and_few():
     rng = np.random.default_rng(3)
     chip = target(rows=16, row_gating=True)
-    flat = compiled(LAYER + ",sort-sections", module([random_codes(rng, (12, 40))], chip)).layers[0].at(Sectioned)
-    own = compiled(FORM + ",sort-sections", module([random_codes(rng, (12, 40))], chip)).layers[0].at(Sectioned)
+    flat = (
+        compiled(LAYER + ",sort-sections", module([random_codes(rng, (12, 40))], chip))
+        .layers[0]
+        .at(Sectioned)
+    )
+    own = (
+        compiled(FORM + ",sort-sections", module([random_codes(rng, (12, 40))], chip)).layers[0].at(Sectioned)
+    )
     assert flat.sections == 30
     assert own.sections == 36
     spread = [np.sort(np.abs(b.section_codes()[:, :, 0]), axis=1).std(axis=0).mean() for b in (flat, own)]

@@ -69,7 +69,11 @@ def test_transport_equals_assignment_of_single_units(seed, items, places, top, s
     supply = rng.integers(0, 5, items)
     room = rng.multinomial(supply.sum() + spare, np.full(places, 1 / places))
     row, column = linear_sum_assignment(np.repeat(np.repeat(cost, supply, 0), room, 1))
-    flow, members, count = np.zeros((places, items), int), np.zeros((places, items), int), np.zeros(places, int)
+    flow, members, count = (
+        np.zeros((places, items), int),
+        np.zeros((places, items), int),
+        np.zeros(places, int),
+    )
     wanted, given_room = supply.copy(), room.copy()
     if settled and (cost == 0).any():  # some stand in places of cost 0 beforehand
         a, b = np.argwhere(cost == 0)[0]

@@ -279,7 +279,9 @@ def test_distances_of_column_groups_add_up(groups):
     driven = rng.random((6, 9)) < 0.8
     everything = np.arange(6)
     wide = Metric("multiset", words, driven, cells).matrix(everything)
-    single = sum(Metric("multiset", words[:, :, g : g + 1], driven, cells).matrix(everything) for g in range(groups))
+    single = sum(
+        Metric("multiset", words[:, :, g : g + 1], driven, cells).matrix(everything) for g in range(groups)
+    )
     if groups <= HISTOGRAM_GROUPS:
         assert (wide == single).all()
         return

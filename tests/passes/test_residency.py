@@ -23,12 +23,17 @@ layer_costs = st.builds(
 
 def exhaustive(costs, crossbars, limit_ns):
     """Fewest writes over every resident subset and every number of load steps of the others."""
-    choices = [[0] * (c.sections <= crossbars) + list(range(1, c.sections + 1)) if c.sections else [0] for c in costs]
+    choices = [
+        [0] * (c.sections <= crossbars) + list(range(1, c.sections + 1)) if c.sections else [0] for c in costs
+    ]
     best = np.inf
     for steps in product(*choices):
         kept = sum(c.sections for c, k in zip(costs, steps, strict=True) if not k)
         widest = max((-(-c.sections // k) for c, k in zip(costs, steps, strict=True) if k), default=0)
-        if kept + widest > crossbars or sum(c.time_ns(k) for c, k in zip(costs, steps, strict=True)) > limit_ns:
+        if (
+            kept + widest > crossbars
+            or sum(c.time_ns(k) for c, k in zip(costs, steps, strict=True)) > limit_ns
+        ):
             continue
         best = min(best, sum(c.writes(k) for c, k in zip(costs, steps, strict=True)))
     return best
@@ -53,7 +58,9 @@ def test_no_plan_is_better(costs, crossbars, time):
 def formed(seed, shapes, crossbars, **chip):
     rng = np.random.default_rng(seed)
     text = "encode-signs,slice-bits,form-sections,sort-sections,order-sections{bound=0}"
-    return compiled(text, module([random_codes(rng, s, 4) for s in shapes], target(crossbars=crossbars, **chip)))
+    return compiled(
+        text, module([random_codes(rng, s, 4) for s in shapes], target(crossbars=crossbars, **chip))
+    )
 
 
 def crossbars_of(layer):
@@ -80,7 +87,9 @@ def test_a_resident_layer_shares_no_crossbar_and_writes_nothing():
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), crossbars=st.integers(2, 60), routing=st.sampled_from(["gather", "block"]))
+@given(
+    seed=st.integers(0, 2**32 - 1), crossbars=st.integers(2, 60), routing=st.sampled_from(["gather", "block"])
+)
 def test_any_number_of_crossbars(seed, crossbars, routing):
     given_module = formed(seed, [(6, 9), (3, 4), (9, 5), (1, 1)], crossbars, routing=routing)
     context = Context(threads=1)
@@ -96,7 +105,10 @@ def test_any_number_of_crossbars(seed, crossbars, routing):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"time": 0.9}, r"time = 0\.9 must be at least 1"), ({"resident": "cost", "slowdown": 2.0}, "set time instead")],
+    [
+        ({"time": 0.9}, r"time = 0\.9 must be at least 1"),
+        ({"resident": "cost", "slowdown": 2.0}, "set time instead"),
+    ],
 )
 def test_bad_options(options, message):
     with pytest.raises(Exception, match=message):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from passes.pipeline import LEVELS
 from xbc.backend import Program
-from xbc.compiler import compile_model
+from xbc.driver.compile import compile_model
 
 MODELS = Path(__file__).parents[2] / "models"
 CHIPS = {
@@ -73,5 +73,7 @@ def pipeline(name: str) -> str:
 def compiled(name: str, folder: Path) -> Case:
     """The digits LSTM on one of the chips."""
     target, settings = CHIPS[name]
-    compile_model(MODELS / "digits_lstm.onnx", folder, target=target, settings=settings, pipeline=pipeline(name))
+    compile_model(
+        MODELS / "digits_lstm.onnx", folder, target=target, settings=settings, pipeline=pipeline(name)
+    )
     return Case(folder)

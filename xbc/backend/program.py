@@ -118,7 +118,7 @@ class Program:
         manifest: content of manifest.json.
         target: the chip it was made for.
         faults: file name -> what is wrong with it (empty when opened with ``check=True``).
-        sound: whether ``xbc.chip.structure.check_tables`` has found its tables without contradiction.
+        sound: whether ``xbc.backend.structure.check_tables`` has found its tables without contradiction.
     """
 
     def __init__(

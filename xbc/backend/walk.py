@@ -29,6 +29,10 @@ COUNTS = (
 _SNAPSHOT_BYTES = 1 << 24
 
 
+MOST_CELLS = 1 << 34
+"""Of a chip that is walked or replayed, one byte each."""
+
+
 @njit(cache=True, nogil=True)
 def _settle(
     crossbar: Any, inputs: Any, outputs: Any, stored: Any, columns: int, bits: int, state: Any
@@ -151,9 +155,19 @@ class Chunk:
     writes: dict[str, Array]
 
 
+def check_cells(crossbars: int, rows: int, columns: int) -> None:
+    """Raises XbcError for a chip of more cells than the virtual chip takes."""
+    if crossbars * rows * columns > MOST_CELLS:
+        raise XbcError(f"a chip of {crossbars} x {rows} x {columns} cells is too large for the virtual chip")
+
+
 def blank_chip(target: Target) -> tuple[Array, Array]:
-    """Levels before the first inference and mask of faulty cells, ``[crossbars, rows, columns]`` uint8."""
+    """Levels before the first inference and mask of faulty cells, ``[crossbars, rows, columns]`` uint8.
+
+    Raises: XbcError when the chip has more cells than can be simulated.
+    """
     shape = (target.crossbars, target.rows, target.columns)
+    check_cells(*shape)
     levels = np.zeros(shape, np.uint8)
     faulty = np.zeros(shape if target.faulty else (1, 1, 1), np.uint8)
     for crossbar, row, column, level in target.faulty:

@@ -1,7 +1,7 @@
 """The virtual chip: replays an emitted program from its files and checks every promise in it."""
 
+from xbc.backend.problems import Problem, Report
 from xbc.chip.chip import Chip
-from xbc.chip.problems import Problem, Report
 from xbc.chip.replay import Replay, replay
 from xbc.chip.verify import effective_codes, verify_program
 

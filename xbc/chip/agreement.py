@@ -10,10 +10,10 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Programmed
+from xbc.backend.problems import Problem
 from xbc.backend.program import Block, Lists, Program
 from xbc.backend.rows import layer_rows
 from xbc.backend.tables import HOST, MANIFEST, MODULE, file_of
-from xbc.chip.problems import Problem
 
 _SECTIONS = file_of("sections")
 

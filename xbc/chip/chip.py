@@ -8,10 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from ir.arrays import Array
-from ir.errors import XbcError
 from ir.target import Target
-
-_MAX_CELLS = 1 << 34
+from xbc.backend.walk import check_cells
 
 
 class Chip:
@@ -36,10 +34,7 @@ class Chip:
             faulty: (crossbar, row, column, level) of cells that hold their level for ever.
         Raises: XbcError when it has more cells than can be simulated.
         """
-        if crossbars * rows * columns > _MAX_CELLS:
-            raise XbcError(
-                f"a chip of {crossbars} x {rows} x {columns} cells is too large for the virtual chip"
-            )
+        check_cells(crossbars, rows, columns)
         self.bits_per_cell = bits_per_cell
         self.levels: Array = np.zeros((crossbars, rows, columns), np.uint8)
         self.faulty: Array = np.zeros((crossbars, rows, columns), np.bool_)

@@ -15,10 +15,12 @@ import numpy as np
 
 from ir.arrays import Array
 from ir.target import Target
+from xbc.backend.encodings import cell_weights
+from xbc.backend.problems import MOST_KEPT, Broken, Findings, Problem
 from xbc.backend.program import Block, Program
+from xbc.backend.structure import check_layers, check_loads, check_order, check_sections
 from xbc.backend.tables import SCHEMAS, file_of
 from xbc.chip.chip import Chip
-from xbc.chip.encodings import cell_weights
 from xbc.chip.kernels import (
     BEFORE_FIRST,
     BEFORE_LATER,
@@ -35,8 +37,6 @@ from xbc.chip.kernels import (
     run_loads,
     settle,
 )
-from xbc.chip.problems import MOST_KEPT, Broken, Findings, Problem
-from xbc.chip.structure import check_layers, check_loads, check_order, check_sections
 
 Progress = Callable[[str, int, int], None]
 

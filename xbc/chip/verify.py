@@ -10,10 +10,10 @@ import numpy as np
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from xbc.backend.problems import Broken, Findings, Problem, Report
 from xbc.backend.program import Program, ProgramError
 from xbc.backend.tables import MANIFEST
 from xbc.chip.agreement import compare_with_module
-from xbc.chip.problems import Broken, Findings, Problem, Report
 from xbc.chip.replay import Progress, Replay, _silent, replay, steady_totals
 
 

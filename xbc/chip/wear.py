@@ -10,8 +10,8 @@ from ir.errors import XbcError
 from passes.level_wear import lifetimes
 from passes.solvers.levelling import Plan, Program, choose
 from xbc import backend
+from xbc.backend.stream import run_chunk, skipped_phase, stream_loads
 from xbc.chip.chip import Chip
-from xbc.export.stream import run_chunk, skipped_phase, stream_loads
 
 ENDURANCES = (1e5, 1e6, 1e7, 1e8, 1e9)
 

@@ -51,7 +51,8 @@ from xbc.cli.options import (
     "writes, more loads and reads.",
 )  # fmt: skip
 @click.option(
-    "--quantize", metavar="OPTIONS",
+    "--quantize",
+    metavar="OPTIONS",
     help="Options of quantize for a level, e.g. 'granularity=channel,bits=7'; '' keeps -O3 from choosing them.",
 )
 @click.option(
@@ -96,7 +97,7 @@ def command(
     """
     from xbc.cli.kernels import kernel_builds
     from xbc.cli.tracing import Tracing
-    from xbc.compiler import DEFAULT_LEVEL, compile_model
+    from xbc.driver.compile import DEFAULT_LEVEL, compile_model
 
     if level is not None and pipeline is not None:
         raise click.UsageError("-O and --passes exclude each other: a level is a pipeline")
@@ -193,7 +194,9 @@ def print_summary(facts: dict[str, Any]) -> None:
         usual = f" (natural order {console.quantity(reads['natural'][key], unit)})" if more else ""
         rest.add_row(f"{what} of reading per inference", console.quantity(reads[key], unit) + usual)
     if reads["phases"] != facts["sections"]:
-        rest.add_row("reads per section and product", f"{reads['phases'] / facts['sections']:.1f} (one per output)")
+        rest.add_row(
+            "reads per section and product", f"{reads['phases'] / facts['sections']:.1f} (one per output)"
+        )
     rest.add_row("row maps in the hardware", console.quantity(facts["row_map_bytes"], "B"))
     rest.add_row("nodes with weights left to the host", console.count(len(facts["unmapped"])))
     for kind, spent in facts["spent"].items():

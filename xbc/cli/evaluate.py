@@ -73,8 +73,8 @@ def command(
       xbc evaluate model.xbc --data set.npz --limit 500 --json
     """
     from xbc.backend import Program
-    from xbc.cli.network import check_is_the_model, exact_model, read_set, replayed_model
     from xbc.simulate.ideal import evaluate
+    from xbc.simulate.replayed import check_is_the_model, exact_model, read_set, replayed_model
 
     refuse_unused(fidelity, options)
     opened = Program.open(program)
@@ -109,13 +109,13 @@ def _simulated(
     output: str | None, seed: int, limit: int | None, batch: Batch, threads: int, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """The facts at converter or device fidelity."""
-    from xbc.cli.fidelity import open_chip, settings_of
-    from xbc.cli.network import cut_set
+    from xbc.cli.fidelity import settings_of
     from xbc.simulate.blame import blame
     from xbc.simulate.data import load_data
     from xbc.simulate.fidelity import Reference, Simulation, evaluate
+    from xbc.simulate.replayed import cut_set, open_chip
 
-    chip = open_chip(program, options, progress)
+    chip = open_chip(program, options["settings"], options["calibration"], progress)
     simulation = Simulation(
         chip.host, chip.module, settings_of(fidelity, options, seed), calibration=chip.calibration,
         threads=threads, batch=batch, progress=progress,

@@ -1,10 +1,8 @@
-"""What ``simulate``, ``evaluate`` and ``sweep`` share: options of the simulation, and building it."""
+"""What ``simulate``, ``evaluate`` and ``sweep`` share: options of the simulation and how its facts read."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,14 +12,7 @@ from ir.errors import XbcError
 from xbc.cli import console
 
 if TYPE_CHECKING:
-    import onnx
-
-    from ir.arrays import Array
-    from ir.module import Module
-    from passes.base import Progress
-    from xbc.backend import Program
     from xbc.simulate.fidelity import Settings
-    from xbc.simulate.host import Port
 
 F = TypeVar("F", bound=Callable[..., Any])
 IDEAL = "ideal"
@@ -105,39 +96,6 @@ def refuse_unused(fidelity: str, options: Mapping[str, Any]) -> None:
                 raise XbcError(
                     f"{name} has no meaning at ideal fidelity: add --fidelity converters or devices"
                 )
-
-
-def open_chip(program: Program, options: Mapping[str, Any], progress: Progress) -> Chip:
-    """The replayed program with ``--set`` applied and the calibration set read."""
-    import onnx
-
-    from xbc.cli.network import ports_of
-    from xbc.simulate.data import load_data
-    from xbc.simulate.truth import replayed_module
-
-    target = program.target.override(options["settings"])
-    host = onnx.load_from_string(program.host_bytes())
-    taken = {layer.tensor for layer in program.layers}
-    ports = tuple(port for port in ports_of(host) if port.name not in taken)
-    path: Path | None = options["calibration"]
-    calibration = None if path is None else load_data(path, ports).inputs
-    module = dataclasses.replace(replayed_module(program, progress), target=target)
-    return Chip(host, module, ports, calibration)
-
-
-@dataclass(frozen=True)
-class Chip:
-    """A replayed program, ready to be simulated.
-
-    Fields:
-        ports: the model's inputs.
-        calibration: input name -> samples.
-    """
-
-    host: onnx.ModelProto
-    module: Module
-    ports: tuple[Port, ...]
-    calibration: dict[str, Array] | None
 
 
 def layer_lines(facts: Mapping[str, Any]) -> list[str]:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from xbc.cli import console
 from xbc.cli.options import json_option
-
-if TYPE_CHECKING:
-    from ir.arrays import Array
-    from ir.module import Layer, Module
 
 
 @click.command("inspect")
@@ -40,6 +36,7 @@ def command(program: Path, layer_name: str | None, section: int, rows: int, as_j
       xbc inspect model.xbc --json
     """
     from ir.storage import load_module
+    from xbc.driver.describe import layer_facts, module_facts
 
     source = program / "program.xir" if program.is_dir() else program
     if program.is_dir():
@@ -53,7 +50,7 @@ def command(program: Path, layer_name: str | None, section: int, rows: int, as_j
         from xbc.cli import picture
 
         layer = module.layer(layer_name)
-        facts = picture.layer_facts(layer, section, rows)
+        facts = layer_facts(layer, section, rows)
         console.print_json(facts) if as_json else picture.draw(layer, facts, console.stdout())
         return
     facts = {"pipeline": pipeline, **module_facts(module)}
@@ -66,87 +63,6 @@ def command(program: Path, layer_name: str | None, section: int, rows: int, as_j
             f"[dim]read from the manifest and the IR; whether the tables fit them: xbc verify {program}[/]",
             soft_wrap=True,
         )
-
-
-def module_facts(module: Module) -> dict[str, Any]:
-    """Layers, wear and unmapped nodes of a module at any stage."""
-    from ir.stages import Placed
-    from passes.counting import count_module
-
-    counts = None
-    if module.layers and all(isinstance(layer.body, Placed) for layer in module.layers):
-        counts = count_module(module)
-    writes = counts.layer_writes if counts else {}
-    return {
-        "module": module.name,
-        "target": module.target.to_dict(),
-        "weights": module.weights,
-        "layers": [layer_row(layer, writes.get(layer.name)) for layer in module.layers],
-        "edges": [list(edge) for edge in module.edges],
-        "wear": _wear(module, counts.wear, counts.wear_summary()) if counts else None,
-        "unmapped": [
-            {"node": u.node, "op_type": u.op_type, "weights": u.weights, "reason": u.reason}
-            for u in module.unmapped
-        ],
-    }
-
-
-def layer_row(layer: Layer, writes: int | None) -> dict[str, Any]:
-    """One line of the layers table; keys of stages that the layer has not reached are None."""
-    import numpy as np
-
-    from ir.stages import Encoded, Placed, Programmed, Quantized, Sectioned, Sliced
-
-    body = layer.body
-    outputs, inputs = body.shape
-    error = None
-    if isinstance(body, Programmed):
-        difference = (body.effective_codes() - body.codes).astype(np.float64)
-        error = float(np.sqrt(np.mean(difference**2))) if difference.size else 0.0
-    return {
-        "name": layer.name,
-        "node": layer.origin.node,
-        "op_type": layer.origin.op_type,
-        "stage": body.stage(),
-        "outputs": outputs,
-        "inputs": inputs,
-        "groups": layer.origin.groups,
-        "products": layer.origin.products,
-        "bits": body.bits if isinstance(body, Quantized) else None,
-        "scales": int(body.scale.size) if isinstance(body, Quantized) else None,
-        "encoding": body.encoding if isinstance(body, Encoded) else None,
-        "cells_per_weight": body.cells.columns if isinstance(body, Sliced) else None,
-        "sections": body.sections if isinstance(body, Sectioned) else None,
-        "crossbars": int(np.unique(body.crossbar).size) if isinstance(body, Placed) else None,
-        "writes": writes,
-        "rms_code_error": error,
-    }
-
-
-def _wear(module: Module, wear: Array, summary: dict[str, float]) -> dict[str, Any]:
-    """Writes per cell and inference: summary, histogram over powers of two, mean per bit slice."""
-    import numpy as np
-
-    from ir.stages import Sliced
-
-    edges = [0, 1, 2]
-    while edges[-1] <= int(wear.max(initial=0)):
-        edges.append(edges[-1] * 2)
-    cells, _ = np.histogram(wear, bins=np.array([*edges, np.iinfo(np.int64).max], np.float64))
-    columns = {layer.at(Sliced).cells.columns for layer in module.layers}
-    by_digit = None
-    if len(columns) == 1:
-        (width,) = columns
-        used = wear.shape[2] // width * width
-        by_digit = wear[:, :, :used].reshape(-1, used // width, width).mean(axis=(0, 1)).round(4).tolist()
-    return {
-        **summary,
-        "lifetime_inferences": module.target.endurance / summary["max"] if summary["max"] else None,
-        "histogram": [
-            {"writes_from": low, "cells": int(n)} for low, n in zip(edges, cells, strict=True) if n
-        ],
-        "mean_by_digit": by_digit,
-    }
 
 
 def print_facts(facts: dict[str, Any]) -> None:

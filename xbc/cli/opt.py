@@ -52,7 +52,7 @@ def command(
     from passes.manager import Options, run_pipeline
     from passes.pipeline import parse_pipeline
     from xbc.cli.tracing import Tracing
-    from xbc.compiler import pass_facts
+    from xbc.driver.compile import pass_facts
 
     tracing = Tracing(print_before, print_after)
     passes = parse_pipeline(pipeline) if pipeline is not None else []

@@ -36,5 +36,7 @@ def check_file(output: Path, kind: str | None, *inputs: Path | None) -> Path:
         with output.open("rb") as file:
             start = file.read(16)
         if not start.startswith(KINDS[kind]):
-            raise XbcError(f"cannot write {output}: a file that is not {kind} file is there; give another name with -o")
+            raise XbcError(
+                f"cannot write {output}: a file that is not {kind} file is there; give another name with -o"
+            )
     return output

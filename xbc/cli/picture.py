@@ -4,93 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from ir.arrays import Array
-from ir.errors import XbcError
 from ir.module import Layer
-from ir.stages import Placed, Programmed, Quantized, Sectioned
 from xbc.cli import console
-from xbc.cli.inspect import layer_row
-
-
-def layer_facts(layer: Layer, section: int, rows: int) -> dict[str, Any]:
-    """The layer's table row and, once it has sections, the cells of one.
-
-    ``cells`` are level digits, most significant first, of every row of the first output of the section;
-    ``changes`` marks the next load on the same crossbar: ``+`` SET, ``-`` RESET, ``.`` unchanged.
-    """
-    facts: dict[str, Any] = {"layer": layer_row(layer, None)}
-    body = layer.body
-    if isinstance(body, Quantized):
-        codes = body.codes
-        low, high = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
-        facts["codes"] = {"min": low, "max": high, "zeros": int((codes == 0).sum())}
-    if not isinstance(body, Sectioned):
-        return facts
-    if section >= body.sections:
-        raise XbcError(
-            f"layer {layer.name!r} has {body.sections} sections, numbered from 0; "
-            f"section {section} is not among them"
-        )
-    following = next_on_crossbar(body, section)
-    shown = min(rows, body.rows)
-    now = _section(body, section, shown)
-    facts["section"] = now
-    facts["following"] = None
-    if following is not None:
-        then = _section(body, following, shown)
-        for before, after in zip(now["rows"], then["rows"], strict=True):
-            after["changes"] = changes(before["cells"], after["cells"])
-        facts["following"] = then
-    return facts
-
-
-def next_on_crossbar(body: Sectioned, section: int) -> int | None:
-    """The layer's next section in load order on the same crossbar, None when there is none."""
-    if not isinstance(body, Placed):
-        return section + 1 if section + 1 < body.sections else None
-    later = np.flatnonzero((body.crossbar == body.crossbar[section]) & (body.step > body.step[section]))
-    return int(later[np.argmin(body.step[later])]) if len(later) else None
-
-
-def _section(body: Sectioned, section: int, rows: int) -> dict[str, Any]:
-    part = slice(section, section + 1)
-    wanted = body.section_codes(part)[0, :rows, 0]
-    words: Array = body.stored[part] if isinstance(body, Programmed) else body.wanted_words(part)
-    stored = body.stored_codes(part)[0, :rows, 0] if isinstance(body, Programmed) else wanted
-    levels = body.cells.levels(words[0, :rows, 0])
-    gated = None if body.row_outputs is None else body.row_outputs[section]
-    return {
-        "index": section,
-        "output": int(body.outputs[section, 0]),
-        "outputs": [int(o) for o in (body.outputs[section] if gated is None else np.unique(gated)) if o >= 0],
-        "rank": int(body.rank[section]),
-        "polarity": int(body.polarity[section]),
-        "crossbar": int(body.crossbar[section]) if isinstance(body, Placed) else None,
-        "step": int(body.step[section]) if isinstance(body, Placed) else None,
-        "rows": [
-            {
-                "row": r,
-                "input": int(body.inputs[section, r]) if body.inputs[section, r] >= 0 else None,
-                **({} if gated is None else {"output": int(gated[r]) if gated[r] >= 0 else None}),
-                "code": int(wanted[r]),
-                "stored": int(stored[r]),
-                "cells": "".join(f"{level:x}" for level in levels[r]) if body.inputs[section, r] >= 0 else "",
-            }
-            for r in range(rows)
-        ],
-    }
-
-
-def changes(before: str, after: str) -> str:
-    """``+`` where a cell is SET, ``-`` RESET, ``.`` unchanged; nothing when either row is don't care."""
-    if not before or not after:
-        return ""
-    marks = ("+" if new > old else "-" if new < old else "." for old, new in zip(before, after, strict=True))
-    return "".join(marks)
 
 
 def draw(layer: Layer, facts: dict[str, Any], out: Console) -> None:

@@ -13,7 +13,7 @@ from xbc.cli.outputs import check_file
 
 if TYPE_CHECKING:
     from xbc.backend import Program
-    from xbc.chip.readback import Deviations, Effect
+    from xbc.recovery.readback import Deviations, Effect
 
 _SHOWN = 20
 
@@ -57,7 +57,7 @@ def command(
       xbc readback model.xbc --levels measured.npy --stuck --data set.npz --json
     """
     from xbc.backend import Program
-    from xbc.chip.readback import compare, follow, read_levels, repair_table
+    from xbc.recovery.readback import compare, follow, read_levels, repair_table
 
     opened = Program.open(program)
     if output is not None:
@@ -119,7 +119,6 @@ def _write_repair(output: Path, table: Any) -> None:
 
     import pyarrow.parquet as pq
 
-
     partial = output.with_name(f".{output.name}.partial")
     try:
         pq.write_table(table, partial, compression="zstd")
@@ -134,8 +133,8 @@ def _evaluate(
     import onnx
 
     from xbc.chip import effective_codes
-    from xbc.cli.network import read_set
     from xbc.simulate.ideal import compiled_model, evaluate
+    from xbc.simulate.replayed import read_set
 
     with console.progress_bars(quiet) as progress:
         codes = effective_codes(program, progress)

@@ -47,10 +47,10 @@ def command(
       xbc resume model.xbc --levels measured.npy --inference steady -o rest
     """
     from xbc.backend import Program
-    from xbc.chip.journal import read_journal
-    from xbc.chip.readback import read_levels
-    from xbc.chip.rest import write_rest
-    from xbc.chip.resume import position_from_read_back, position_of_journal
+    from xbc.recovery.journal import read_journal
+    from xbc.recovery.readback import read_levels
+    from xbc.recovery.rest import write_rest
+    from xbc.recovery.resume import position_from_read_back, position_of_journal
 
     if journal is None and levels is None:
         raise click.UsageError("give --journal, --levels or both")

@@ -65,9 +65,9 @@ def command(
       xbc simulate model.xbc --inputs set.npz --limit 10 --json
     """
     from xbc.backend import Program
-    from xbc.cli.network import read_set, replayed_model
     from xbc.simulate.ideal import simulate
     from xbc.simulate.memory import peak_rss_bytes
+    from xbc.simulate.replayed import read_set, replayed_model
 
     if output is not None:
         check_file(output, "an .npz", inputs)
@@ -114,12 +114,12 @@ def _simulated(
     batch: Batch, threads: int, progress: Progress,
 ) -> dict[str, Array]:  # fmt: skip
     """Outputs at converter or device fidelity."""
-    from xbc.cli.fidelity import open_chip, settings_of
-    from xbc.cli.network import cut_set
+    from xbc.cli.fidelity import settings_of
     from xbc.simulate.data import load_data
     from xbc.simulate.fidelity import Simulation
+    from xbc.simulate.replayed import cut_set, open_chip
 
-    chip = open_chip(program, options, progress)
+    chip = open_chip(program, options["settings"], options["calibration"], progress)
     simulation = Simulation(
         chip.host, chip.module, settings_of(fidelity, options, seed), calibration=chip.calibration,
         threads=threads, batch=batch, progress=progress,

@@ -76,12 +76,12 @@ def command(
       xbc sweep model.xbc --over device.sigma_verified=0,0.02,0.05 --data set.npz --trials 10 -o noise.html
     """
     from xbc.backend import Program
-    from xbc.cli.fidelity import open_chip, settings_of
-    from xbc.cli.network import check_is_the_model, cut_set, exact_model
+    from xbc.cli.fidelity import settings_of
     from xbc.simulate.data import load_data
     from xbc.simulate.fidelity import Reference
     from xbc.simulate.memory import peak_rss_bytes
     from xbc.simulate.plots import FORMATS, draw
+    from xbc.simulate.replayed import check_is_the_model, cut_set, exact_model, open_chip
     from xbc.simulate.sweep import parse_axis, sweep, to_csv
 
     axes = [parse_axis(text) for text in over]
@@ -95,7 +95,7 @@ def command(
     if model is not None:
         check_is_the_model(opened, model)
     with console.progress_bars(quiet) as progress:
-        chip = open_chip(opened, options, progress)
+        chip = open_chip(opened, options["settings"], options["calibration"], progress)
         sets = cut_set(load_data(data, chip.ports), limit)
         reference = Reference.of(
             model if model is not None else exact_model(opened), sets, output=output_name, threads=threads,

@@ -84,9 +84,9 @@ def export_program(
     Raises: XbcError for an unknown format, a damaged program, a destination that cannot be written.
     """
     from xbc.backend.program import Program
-    from xbc.chip.structure import check_tables
+    from xbc.backend.stream import count_of
+    from xbc.backend.structure import check_tables
     from xbc.export.package import describe, export_directory, seal_export
-    from xbc.export.stream import count_of
 
     if format_name not in FORMATS:
         raise XbcError(f"unknown format {format_name!r}; known: {', '.join(FORMATS)}")

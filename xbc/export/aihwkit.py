@@ -19,9 +19,9 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.target import Target
 from xbc.backend.program import Program
+from xbc.backend.stream import start_levels, stream_loads
 from xbc.export.neurosim import _layer_of
 from xbc.export.package import open_export
-from xbc.export.stream import start_levels, stream_loads
 
 if TYPE_CHECKING:
     from xbc.export import Options

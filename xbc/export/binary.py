@@ -13,10 +13,10 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.target import Target
 from xbc.backend.program import Program
-from xbc.chip.chip import Chip
+from xbc.backend.stream import Loads, start_levels, stream_loads
+from xbc.backend.walk import blank_chip
 from xbc.export.binary_code import DAMAGED, decode, encode
 from xbc.export.package import open_export, shipped
-from xbc.export.stream import Loads, start_levels, stream_loads
 
 if TYPE_CHECKING:
     from xbc.export import Options
@@ -111,7 +111,7 @@ def read_stream(path: Path, target: Target) -> Iterator[Loads]:
     if len(raw) < at + packed:
         raise _damaged(path)
     later = _unpack(np.asarray(raw[at : at + packed]), shape, bits)
-    first = Chip.of(target).levels
+    first = blank_chip(target)[0]
     at, step, done = at + packed, 0, 0
     while done < loads:
         n = min(_READ_LOADS, loads - done)

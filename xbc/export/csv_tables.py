@@ -12,8 +12,8 @@ import pyarrow.csv as pc
 
 from ir.errors import XbcError
 from xbc.backend.program import Program
+from xbc.backend.stream import WRITE_COLUMNS, Loads, stream_loads
 from xbc.export.package import open_export
-from xbc.export.stream import WRITE_COLUMNS, Loads, stream_loads
 
 if TYPE_CHECKING:
     from xbc.export import Options

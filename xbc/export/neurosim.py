@@ -18,8 +18,8 @@ import numpy as np
 from ir.arrays import Array
 from ir.errors import XbcError
 from xbc.backend.program import Program
+from xbc.backend.stream import start_levels, stream_images
 from xbc.export.package import CrossbarFiles, open_export
-from xbc.export.stream import start_levels, stream_images
 
 if TYPE_CHECKING:
     from xbc.export import Options

@@ -21,8 +21,8 @@ import numpy as np
 
 from ir.errors import XbcError
 from xbc.backend.program import Program
+from xbc.backend.stream import Loads, stream_loads
 from xbc.export.package import CrossbarFiles, by_crossbar, open_export, shipped
-from xbc.export.stream import Loads, stream_loads
 
 if TYPE_CHECKING:
     from xbc.export import Options

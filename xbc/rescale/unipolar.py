@@ -84,7 +84,12 @@ def unipolar_model(imported: Imported) -> Unipolar:
 
 
 def _shift(
-    graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, layer: Any, opset: int, taken: Names
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    tensor: onnx.TensorProto,
+    layer: Any,
+    opset: int,
+    taken: Names,
 ) -> None:
     weights = numpy_helper.to_array(tensor)
     conv = node.op_type == "Conv"
@@ -103,7 +108,8 @@ def _shift(
 
     result = node.output[0]
     main, reference, shift, sums, plain = (
-        taken.fresh(f"{layer.name}.unipolar.{part}") for part in ("main", "reference", "shift", "sums", "plain")
+        taken.fresh(f"{layer.name}.unipolar.{part}")
+        for part in ("main", "reference", "shift", "sums", "plain")
     )
     axis = 1 if conv else -1
     tail = [1, outputs] + [1] * (weights.ndim - 2) if conv else [outputs]
@@ -122,9 +128,7 @@ def _shift(
         if node.op_type == "Gemm" and opset < GEMM_WITHOUT_BIAS:
             node.input.append(constant("zero", np.zeros(1, weights.dtype)))
     node.output[0] = sums
-    split = helper.make_node(
-        "Split", [node.output[0]], [main, reference], axis=axis, name=node_name("split")
-    )
+    split = helper.make_node("Split", [node.output[0]], [main, reference], axis=axis, name=node_name("split"))
     if opset < SPLIT_TAKES_SIZES:
         split.attribute.append(helper.make_attribute("split", [outputs, 1]))
     else:

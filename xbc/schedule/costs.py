@@ -13,7 +13,7 @@ from ir.arrays import Array
 from ir.target import Target
 from passes.residency import product_ns
 from xbc.backend.program import Lists, Program
-from xbc.export.stream import skipped_phase, stream_loads
+from xbc.backend.stream import skipped_phase, stream_loads
 
 
 def write_costs(

@@ -183,7 +183,9 @@ class _Engine:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the backward pass is numpy's
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # the backward pass is numpy's
         tapped = onnx.ModelProto()
         tapped.CopyFrom(model.host)
         present = {o.name for o in tapped.graph.output}

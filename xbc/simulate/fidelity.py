@@ -231,4 +231,3 @@ def evaluate(
         "peak_rss_bytes": peak_rss_bytes(),
         "notes": [*reference.notes, *simulation.session.notes],
     }
-

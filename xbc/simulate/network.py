@@ -135,7 +135,9 @@ class CrossbarSession(HostSession):
 
     def needs_calibration(self) -> bool:
         """Whether some range is to come from calibration inputs."""
-        return self.converters.input_range in CALIBRATED or (self.adc and self.converters.adc_range in CALIBRATED)
+        return self.converters.input_range in CALIBRATED or (
+            self.adc and self.converters.adc_range in CALIBRATED
+        )
 
     def calibrate(
         self, inputs: Mapping[str, Array], *, percentile: float = 99.99, batch: Batch = None,

@@ -172,7 +172,7 @@ def compile_trained(
     Raises: XbcError when the layers have devices of different formats, or no layer holds its largest code (its
         scale would be lost in the float weights).
     """
-    from xbc.compiler import compile_model
+    from xbc.driver.compile import compile_model
     from xbc.training.layers import crossbar_layers
 
     formats = {layer.array.cells for _, layer in crossbar_layers(model)}

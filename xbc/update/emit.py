@@ -83,9 +83,9 @@ def update_program(
     from xbc.backend.manifest import seal
     from xbc.backend.tables import MANIFEST
     from xbc.chip import replay
-    from xbc.compiler import check_output
+    from xbc.driver.compile import check_output
+    from xbc.driver.summary import count_all
     from xbc.frontend import import_model
-    from xbc.summary import count_all
 
     check_threshold(threshold)
     directory = check_output(Path(output))
@@ -100,7 +100,7 @@ def update_program(
     check_same_graph(onnx.load_from_string(old.host_bytes()), imported.host)
     before = _end_state(old, replay, progress)
     if measured is not None:
-        from xbc.chip.readback import read_levels
+        from xbc.recovery.readback import read_levels
 
         levels, known = read_levels(Path(measured), old)
         before = np.where(known, levels, before)

@@ -88,7 +88,9 @@ def test_no_room_for_the_module_is_named_like_any_other(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("ir.storage._write", full)
-    with pytest.raises(XbcError, match=r"cannot write .*p.xbc: No space left on device; free some space") as caught:
+    with pytest.raises(
+        XbcError, match=r"cannot write .*p.xbc: No space left on device; free some space"
+    ) as caught:
         emit(small_program(), tmp_path)
     assert "partial" not in str(caught.value)
     untouched(tmp_path, old)

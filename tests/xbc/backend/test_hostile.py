@@ -18,9 +18,9 @@ from ir.errors import XbcError
 from tests.xbc.cases import Case
 from xbc.backend import Program
 from xbc.backend.manifest import render, seal, self_digest
-from xbc.chip.resume import locate
 from xbc.chip.wear import plan_of, program_wear
 from xbc.export import export_program
+from xbc.recovery.resume import locate
 from xbc.report.facts import gather
 from xbc.schedule import program_costs
 

@@ -9,7 +9,7 @@ import pytest
 from tests.xbc.cases import MODELS
 from xbc.backend import Program
 from xbc.chip import verify_program
-from xbc.compiler import compile_model
+from xbc.driver.compile import compile_model
 from xbc.schedule import program_costs, schedule
 
 

@@ -21,7 +21,7 @@ from tests.xbc.cases import CHIPS, MODELS, Case, pipeline
 from xbc.backend import emit_program
 from xbc.chip import effective_codes, verify_program
 from xbc.chip.wear import plan_of, program_wear, wear_table
-from xbc.compiler import compile_model
+from xbc.driver.compile import compile_model
 from xbc.frontend import import_model
 from xbc.targets import load_target
 

@@ -20,10 +20,10 @@ from ir.stages import Programmed
 from tests.xbc.backend.programs import small_program
 from tests.xbc.cases import Case
 from xbc.backend import Program, emit_program
+from xbc.backend.encodings import cell_weights
 from xbc.backend.manifest import seal
 from xbc.backend.tables import SCHEMAS, open_table, table_of
 from xbc.chip import Problem, Report, effective_codes, verify_program
-from xbc.chip.encodings import cell_weights
 
 Columns = dict[str, list[Any]]
 
@@ -282,7 +282,11 @@ def test_changed_tables(program: Path, table: str, change: Callable[[Columns], N
 @pytest.mark.parametrize(
     ("column", "change", "words"),
     [
-        ("outputs", lambda x: [-1, *x[1:]], "has a row with an output and no input, or with an input and no output"),
+        (
+            "outputs",
+            lambda x: [-1, *x[1:]],
+            "has a row with an output and no input, or with an input and no output",
+        ),
         ("outputs", lambda x: x[:1], "has a list outputs of the wrong length"),
         ("outputs", lambda x: [x[0] + 1, *x[1:]], "weight of output .* has been placed before"),
         ("offset", lambda x: [1, *x[1:]], "has another offset than its layer"),

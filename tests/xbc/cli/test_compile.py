@@ -77,7 +77,9 @@ def test_the_gap_of_the_order_is_told(xbc: Runner, model: Path) -> None:
 
 def test_the_programs_that_were_tried_are_shown(xbc: Runner) -> None:
     models = Path(__file__).parents[3] / "models"
-    done = xbc("compile", models / "digits_cnn.onnx", "-O3", "--data", models / "digits_calib.npz", "-o", "o.xbc")
+    done = xbc(
+        "compile", models / "digits_cnn.onnx", "-O3", "--data", models / "digits_calib.npz", "-o", "o.xbc"
+    )
     assert done.code == 0, done.err
     curve = json.loads(Path("o.xbc/manifest.json").read_text())["provenance"]["facts"]["loss"]["curve"]
     table = done.out.split("Tried on the calibration samples")[1].split("reduction (natural")[0]
@@ -301,7 +303,9 @@ def test_sections_are_cut_as_asked(xbc: Runner, tmp_path: Path) -> None:
         ("usual", "gather-128", []), ("spare", "gather-128", ["--spare", "0.5"]),
         ("shared", "isaac-128", []), ("narrow", "isaac-128", ["--outputs-per-section", "2"]),
     ):  # fmt: skip
-        result = xbc("compile", cnn, "-t", target, "--set", "crossbars=4", *words, "-o", f"{name}.xbc", "--json", "-q")
+        result = xbc(
+            "compile", cnn, "-t", target, "--set", "crossbars=4", *words, "-o", f"{name}.xbc", "--json", "-q"
+        )
         assert result.code == 0, result.err
         facts[name] = json.loads(result.out)
         verified = xbc("verify", f"{name}.xbc")
@@ -340,12 +344,17 @@ def test_kernels_that_are_built_are_told_once(
     ("words", "message"),
     [
         (["-O0", "--spare", "0.5"], "-O0 does not: use -O1 to -O3"),
-        (["--passes", "quantize", "--spare", "1"], r"in a pipeline say form-sections{outputs=...} and sort-sections"),
+        (
+            ["--passes", "quantize", "--spare", "1"],
+            r"in a pipeline say form-sections{outputs=...} and sort-sections",
+        ),
         (["--sensitivities", "sens.npz"], "no pass of this pipeline uses them; give -O3"),
         (["--outputs-per-section", "2"], "outputs = 2, but on target 'gather-128' at most 1 outputs share"),
     ],
 )
-def test_options_that_cannot_be(xbc: Runner, model: Path, tmp_path: Path, words: list[str], message: str) -> None:
+def test_options_that_cannot_be(
+    xbc: Runner, model: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
     result = xbc("compile", model, *words)
     assert result.code == 2
     assert message in " ".join(result.err.split())

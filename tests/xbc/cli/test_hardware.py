@@ -14,10 +14,10 @@ from jsonschema import Draft202012Validator
 from tests.xbc.cli.conftest import Runner
 from xbc.backend import Program
 from xbc.backend.manifest import render, self_digest
-from xbc.chip.journal import Journal
-from xbc.chip.readback import expected_levels
-from xbc.chip.rest import read_rest
 from xbc.export.package import shipped
+from xbc.recovery.journal import Journal
+from xbc.recovery.readback import expected_levels
+from xbc.recovery.rest import read_rest
 
 
 def test_emit(xbc: Runner, program: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ir.errors import XbcError
 from tests.xbc.cases import CHIPS, Case
+from xbc.backend.stream import WRITE_COLUMNS, stream_loads
 from xbc.export import (
     FORMATS,
     aihwkit,
@@ -31,7 +32,6 @@ from xbc.export import (
     pimcomp,
 )
 from xbc.export.binary_code import decode, encode
-from xbc.export.stream import WRITE_COLUMNS, stream_loads
 
 Cases = Callable[[str], Case]
 chips = pytest.mark.parametrize("chip", CHIPS)
@@ -342,7 +342,7 @@ def test_chunks_do_not_depend_on_their_size(case: Cases, monkeypatch: pytest.Mon
         f.name for f in dataclasses.fields(next(stream_loads(program))) if f.name not in ("start", "write_at")
     ]
     whole = joined(stream_loads(program), *names)
-    monkeypatch.setattr("xbc.export.stream.CHUNK_WRITES", 100)
+    monkeypatch.setattr("xbc.backend.stream.CHUNK_WRITES", 100)
     small = joined(stream_loads(program, most=3), *names)
     for name in whole:
         np.testing.assert_array_equal(small[name], whole[name])

@@ -175,7 +175,9 @@ def constants_everywhere(path, rng, captured):
         inner = [helper.make_node("Add", ["b", "b"], ["twice"])], [helper.make_node("Exp", ["b"], ["twice"])]
         out = helper.make_tensor_value_info("twice", TensorProto.FLOAT, [2, 3, 4])
         bodies = [helper.make_graph(n, "body", [], [out]) for n in inner]
-        nodes.append(helper.make_node("If", ["flag"], ["z"], name="if", then_branch=bodies[0], else_branch=bodies[1]))
+        nodes.append(
+            helper.make_node("If", ["flag"], ["z"], name="if", then_branch=bodies[0], else_branch=bodies[1])
+        )
     ports = (("y", 5), ("z", 3))[: 1 + captured]
     outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, k, 4]) for n, k in ports]
     constants = [numpy_helper.from_array(w.astype(np.float32), n) for n, w in weights.items()]
@@ -214,13 +216,17 @@ def test_reference_columns_in_every_opset(tmp_path, opset):
     nodes.insert(2, helper.make_node("ReduceMax", ["b"], ["bias"], name="max", keepdims=1))
     tensors = [numpy_helper.from_array(v.astype(np.float32), n) for n, v in constants.items()]
     model = helper.make_model(
-        helper.make_graph(nodes, "net", [x], [y], tensors), opset_imports=[helper.make_opsetid("", opset)], ir_version=8
+        helper.make_graph(nodes, "net", [x], [y], tensors),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=8,
     )
     onnx.save(model, tmp_path / "m.onnx")
     imported = import_model(tmp_path / "m.onnx", TARGET)
     done = unipolar_model(imported)
     onnx.checker.check_model(done.model)
-    assert check_same_function(imported, done.model, rng.standard_normal((2, 2, 6, 6)).astype(np.float32)) < 1e-5
+    assert (
+        check_same_function(imported, done.model, rng.standard_normal((2, 2, 6, 6)).astype(np.float32)) < 1e-5
+    )
     assert done.made == ("conv", "last")
     assert done.left == {"gemm": "its bias is computed"}
 
@@ -233,9 +239,13 @@ def test_names_that_the_model_has_already_are_not_taken(tmp_path, transform):
     model, changed = onnx.load(path), transform(imported)
 
     def names(graph):
-        return {t.name for t in graph.initializer} | {n for node in graph.node for n in (node.name, *node.output)}
+        return {t.name for t in graph.initializer} | {
+            n for node in graph.node for n in (node.name, *node.output)
+        }
 
-    new = sorted(names(changed.graph) - names(imported.host.graph) - {x.origin.tensor for x in imported.module.layers})
+    new = sorted(
+        names(changed.graph) - names(imported.host.graph) - {x.origin.tensor for x in imported.module.layers}
+    )
     assert len(new) > 2
     for name in new:  # the same network with all these names in use
         model.graph.node.append(helper.make_node("Neg", ["x"], [name], name=name))

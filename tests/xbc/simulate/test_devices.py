@@ -158,7 +158,9 @@ def test_perfect_devices_are_the_integer_engine(data) -> None:  # type: ignore[n
     low, high = code_limits(encoding, bits)
     groups = data.draw(st.sampled_from([1, 2]))
     codes = rng.integers(low, high, (3 * groups, data.draw(st.integers(1, 20))), endpoint=True)
-    layer = programmed_layer(codes, target, encoding, bits=bits, groups=groups, disturb=0.2, flip=True, gated=gated)
+    layer = programmed_layer(
+        codes, target, encoding, bits=bits, groups=groups, disturb=0.2, flip=True, gated=gated
+    )
     coding = Coding(4, data.draw(st.booleans()))
     x = rng.integers(coding.low, coding.high, (groups, codes.shape[1], 3), endpoint=True)
     converters = Converters(

@@ -92,7 +92,9 @@ def test_whole_inputs_per_sample() -> None:
 def test_a_batch_on_another_axis_asks_for_whole_inputs() -> None:
     nodes = [node("Add", ["x", "s"], ["y"])]
     session = HostSession(model(nodes, {"x": (F, ["n", 3]), "s": (F, [2, "n", 3])}, {"y": F}))
-    with pytest.raises(XbcError, match=r"'s' float32 \[2, free, 3\] is not the samples'.* one more axis in front"):
+    with pytest.raises(
+        XbcError, match=r"'s' float32 \[2, free, 3\] is not the samples'.* one more axis in front"
+    ):
         session.run({"x": weights(4, 3), "s": weights(2, 4, 3)})
 
 

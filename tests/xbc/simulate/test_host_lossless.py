@@ -12,7 +12,7 @@ from tests.xbc.frontend.oracle import quantised_outside, random_feeds, session
 from tests.xbc.frontend.test_shared_models import shared
 from xbc.backend import Program
 from xbc.chip import effective_codes
-from xbc.compiler import compile_model
+from xbc.driver.compile import compile_model
 from xbc.simulate.data import DataSet
 from xbc.simulate.ideal import compiled_model, simulate
 

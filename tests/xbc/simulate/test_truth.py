@@ -12,7 +12,7 @@ from ir.stages import Programmed
 from ir.target import Target
 from xbc.backend import Program
 from xbc.backend.order import in_load_order
-from xbc.compiler import compile_model
+from xbc.driver.compile import compile_model
 from xbc.simulate.truth import replayed_module
 
 MODEL = Path(__file__).resolve().parents[3] / "models" / "digits_lstm.onnx"

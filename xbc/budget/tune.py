@@ -27,12 +27,12 @@ from passes.pipeline import (
     parse_pipeline,
     requantize,
 )
+from xbc.budget.judge import Judge
+from xbc.budget.meter import Meter
+from xbc.budget.quantisers import Candidate, finalists, may_choose, rank
+from xbc.budget.trial import LOSS_PER_DROP, Point, Trial, search
 from xbc.frontend import Imported
-from xbc.judge import Judge
-from xbc.meter import Meter
-from xbc.quantizers import Candidate, finalists, may_choose, rank
 from xbc.simulate.data import DataSet
-from xbc.trial import LOSS_PER_DROP, Point, Trial, search
 
 SENSITIVITY_SAMPLES = 12
 SENSITIVITY_RUNS = "sensitivities"
@@ -115,7 +115,9 @@ def tune_best(
             continue
         best = Chosen(tuned, text, records, [])
     assert best is not None
-    rows = [c.facts() | {"writes": written.get(c.options), "chosen": c.options == best.quantize} for c in ranked]
+    rows = [
+        c.facts() | {"writes": written.get(c.options), "chosen": c.options == best.quantize} for c in ranked
+    ]
     return dataclasses.replace(best, candidates=rows)
 
 
@@ -148,5 +150,3 @@ def _find_sensitivities(imported: Imported, data: DataSet, context: Context, not
         notes.append(f"all weights count alike, there are no sensitivities: {error}")
         return
     context.data |= {SENSITIVITIES: found.layers, "sensitivities_loss": found.loss}
-
-

@@ -13,11 +13,19 @@ from passes.base import Context
 from passes.counting import count_module
 from passes.manager import run_pipeline
 from passes.pipeline import LEVELS, parse_pipeline
-from xbc.forecast import RATIOS, SHARED_RATIOS, Forecast, lossy_steps, predicted_loss, sample, shares_rows
+from xbc.budget.forecast import (
+    RATIOS,
+    SHARED_RATIOS,
+    Forecast,
+    lossy_steps,
+    predicted_loss,
+    sample,
+    shares_rows,
+)
+from xbc.budget.judge import effective_codes
+from xbc.budget.trial import squared_errors
 from xbc.frontend import import_model
-from xbc.judge import effective_codes
 from xbc.targets import load_target
-from xbc.trial import squared_errors
 
 CNN = Path(__file__).parents[2] / "models" / "digits_cnn.onnx"
 
@@ -44,7 +52,9 @@ def test_forecast_of_everything_is_the_compile() -> None:
     outlook = Forecast(whole, context, share=1)(0.05, 4.0)
     done = run_pipeline(whole, lossy_steps(whole, 0.05, 4.0), context).module
     assert outlook.writes == count_module(done).steady.total
-    assert outlook.loss == pytest.approx(predicted_loss(done, squared_errors(done, effective_codes(done)), context))
+    assert outlook.loss == pytest.approx(
+        predicted_loss(done, squared_errors(done, effective_codes(done)), context)
+    )
     error = sum(
         np.square(x.at(Programmed).effective_codes() - x.at(Programmed).codes, dtype=float).sum()
         for x in done.layers

@@ -21,7 +21,7 @@ from passes.manager import Options, run_pipeline
 from passes.pairs import free_pairs
 from passes.penalty import SENSITIVITIES
 from passes.pipeline import AS_IT_IS, LEVELS, Shape, parse_pipeline, requantize
-from xbc.forecast import ONE_CROSSBAR, RATIOS, Forecast, first_penalty
+from xbc.budget.forecast import ONE_CROSSBAR, RATIOS, Forecast, first_penalty
 
 CANDIDATES = ("", "granularity=channel", "range=mse", "range=percentile", "bits=7,granularity=channel")
 """Options of ``quantize`` that are compared; the first is what all other levels do."""
@@ -71,9 +71,7 @@ def rank(module: Module, wanted: float, context: Context, shape: Shape = AS_IT_I
     seen: list[list[tuple[Array, Array]]] = []
     for done, options in enumerate(CANDIDATES):
         context.progress("comparing quantisers", done, len(CANDIDATES))
-        text = requantize(shape.of(LEVELS[2]), options).replace(
-            "order-sections", "order-sections{bound=0}"
-        )
+        text = requantize(shape.of(LEVELS[2]), options).replace("order-sections", "order-sections{bound=0}")
         if "bits=" in options and not all(isinstance(x.body, Float) for x in module.layers):
             continue  # other layers keep their own bits
         try:
@@ -96,7 +94,9 @@ def finalists(ranked: list[Candidate]) -> list[Candidate]:
     fewest = ranked[0].predicted_writes
     if fewest is None:
         return [min(ranked, key=lambda c: c.quantization_loss)]
-    second = [c for c in ranked[1:2] if c.predicted_writes is not None and c.predicted_writes <= NEAR * fewest]
+    second = [
+        c for c in ranked[1:2] if c.predicted_writes is not None and c.predicted_writes <= NEAR * fewest
+    ]
     return [ranked[0], *second]
 
 

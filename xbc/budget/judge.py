@@ -13,8 +13,8 @@ from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Programmed
 from passes.base import Context
+from xbc.budget.meter import Meter
 from xbc.frontend import Imported, host_with_weights, module_tensors
-from xbc.meter import Meter
 from xbc.simulate.data import DataSet
 from xbc.simulate.host import HostSession
 from xbc.simulate.metrics import Comparison

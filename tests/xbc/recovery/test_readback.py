@@ -15,7 +15,7 @@ from ir.errors import XbcError
 from tests.xbc.cases import CHIPS, Case
 from xbc.backend import Program
 from xbc.chip import effective_codes
-from xbc.chip.readback import compare, expected_levels, follow, read_levels, repair_table
+from xbc.recovery.readback import compare, expected_levels, follow, read_levels, repair_table
 
 Cases = Callable[[str], Case]
 FAULTS = 12

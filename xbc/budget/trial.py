@@ -19,7 +19,7 @@ from passes.manager import Options, PassRecord, run_pipeline
 from passes.pairs import free_pairs
 from passes.penalty import GRADES, SENSITIVITIES, grades
 from passes.pipeline import MATCH_OVER_HOLD
-from xbc.forecast import (
+from xbc.budget.forecast import (
     ONE_CROSSBAR,
     SHARED_RATIOS,
     Forecast,
@@ -28,7 +28,7 @@ from xbc.forecast import (
     predicted_loss,
     shares_rows,
 )
-from xbc.judge import Judge, effective_codes, severity_of
+from xbc.budget.judge import Judge, effective_codes, severity_of
 
 FIRST = 0.1
 """Penalty the search begins with where there are no sensitivities."""
@@ -158,7 +158,9 @@ class Trial:
         writes = count_module(module).steady.total
         if accepted and (self.best is None or writes < min(p.writes for p in self.curve if p.accepted)):
             self.best = (module, held.records, lambda_)
-            self.facts = {name: self.context.facts[name] for name in ("reprogram",) if name in self.context.facts}
+            self.facts = {
+                name: self.context.facts[name] for name in ("reprogram",) if name in self.context.facts
+            }
         predicted = predicted_loss(self.placed, errors, self.context)
         self.curve.append(
             Point(

@@ -11,8 +11,8 @@ from passes.counting import count_module, natural_module
 from passes.pairs import free_pairs
 from passes.penalty import GRADES, uniform
 from passes.pipeline import LOSSY, MATCH_OVER_HOLD, level_text
-from xbc.trial import Point, hold_codes
-from xbc.tuning import Tuned, lossless
+from xbc.budget.trial import Point, hold_codes
+from xbc.budget.tune import Tuned, lossless
 
 ERROR_ROUNDS = 5
 SETTLING_ROUNDS = 6

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from xbc.backend import Program
-from xbc.chip.journal import RECORD, Journal, read_journal
-from xbc.chip.loader import Loader, PowerCut
-from xbc.chip.resume import Position, locate, position_of_journal
-from xbc.export.stream import start_levels
+from xbc.backend.stream import start_levels
+from xbc.recovery.journal import RECORD, Journal, read_journal
+from xbc.recovery.loader import Loader, PowerCut
+from xbc.recovery.resume import Position, locate, position_of_journal
 
 WAYS = ("journal", "journal and read-back", "read-back")
 

@@ -15,9 +15,9 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.target import Target
 from xbc.backend.program import Program
+from xbc.backend.structure import check_tables
 from xbc.backend.tables import FIRST_ONLY, LATER_ONLY
-from xbc.chip.chip import Chip
-from xbc.chip.structure import check_tables
+from xbc.backend.walk import blank_chip
 
 WRITE_COLUMNS: Final = ("row", "column", "before", "after", "phase", "verify")
 CHUNK_WRITES: Final = 1 << 20
@@ -209,7 +209,7 @@ def start_levels(program: Program, inference: str) -> Array:
     """``[crossbars, rows, columns]`` uint8 before the first load: blank cells, or what an inference leaves
     behind.
     """
-    levels = Chip.of(program.target).levels
+    levels = blank_chip(program.target)[0]
     if inference == "steady":
         for chunk in stream_loads(program):
             run_chunk(levels, chunk, "first")

@@ -11,8 +11,8 @@ import numpy as np
 from ir.arrays import Array
 from ir.errors import XbcError
 from xbc.backend.program import Program
-from xbc.chip.journal import Journal
-from xbc.chip.resume import Position, rest_of
+from xbc.recovery.journal import Journal
+from xbc.recovery.resume import Position, rest_of
 
 
 class PowerCut(Exception):  # noqa: N818 - what happens to a loader, not a fault of the input

@@ -32,14 +32,13 @@ from passes.pipeline import (
     requantize,
 )
 from passes.sort_sections import MOST_SPARE
-from xbc.meter import Meter
+from xbc.backend.tables import FIRST_ONLY
+from xbc.budget.meter import Meter
 
 if TYPE_CHECKING:
     from xbc.frontend import Imported
 
 DEFAULT_LEVEL = 2
-FIRST_ONLY = 1
-"""Phase of writes that only the first inference needs."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,8 @@ def compile_model(
     Raises: XbcError for every fault in the input.
     """
     from xbc.backend import emit_program
+    from xbc.driver.summary import count_all, write_cost
     from xbc.frontend import import_model
-    from xbc.summary import count_all, write_cost
     from xbc.targets import load_target
 
     meter = Meter()
@@ -166,8 +165,15 @@ def compile_model(
     notes = list(imported.notes)
     if lossy:
         run, passes, loss = hold_within(
-            imported, source, Budget(data, report_data, max_drop, max_error), shape, context, options, notes,
-            meter, quantize,
+            imported,
+            source,
+            Budget(data, report_data, max_drop, max_error),
+            shape,
+            context,
+            options,
+            notes,
+            meter,
+            quantize,
         )
     else:
         run = run_pipeline(module, passes, context, options)
@@ -219,7 +225,9 @@ def compile_model(
     return Compiled(directory, done, tuple(run.records), summary, tuple(notes))
 
 
-def select_passes(pipeline: str | None, level: int, shape: Shape = AS_IT_IS, quantize: str = "") -> list[Pass]:
+def select_passes(
+    pipeline: str | None, level: int, shape: Shape = AS_IT_IS, quantize: str = ""
+) -> list[Pass]:
     """The passes of a pipeline text, or of a level when there is none."""
     if pipeline is not None:
         return parse_pipeline(pipeline)
@@ -239,7 +247,9 @@ class Budget:
 def check_spare(spare: float) -> None:
     """Raises XbcError for a share of spare sections that is no number from 0 to ``MOST_SPARE``."""
     if not 0 <= spare <= MOST_SPARE:
-        raise XbcError(f"spare = {spare:g} must be a number from 0 to {MOST_SPARE:g} (0.25: a quarter more sections)")
+        raise XbcError(
+            f"spare = {spare:g} must be a number from 0 to {MOST_SPARE:g} (0.25: a quarter more sections)"
+        )
 
 
 def check_budget(
@@ -290,11 +300,11 @@ def hold_within(
     notes: list[str], meter: Meter, quantize: str | None,
 ) -> tuple[Run, list[Pass], dict[str, Any]]:  # fmt: skip
     """Level 3: the run, its pipeline, and what it lost (the ``loss`` object of the summary)."""
-    from xbc.error_budget import bound_error
-    from xbc.judge import Judge, split
+    from xbc.budget.judge import Judge, split
+    from xbc.budget.tune import add_sensitivities, prepare, tune_best
+    from xbc.budget.without_data import bound_error
     from xbc.simulate.data import load_data
     from xbc.simulate.host import HostSession
-    from xbc.tuning import add_sensitivities, prepare, tune_best
 
     loss: dict[str, Any]
     if budget.data is None:

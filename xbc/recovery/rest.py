@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from ir.arrays import Array
 from ir.errors import XbcError
 from xbc.backend.program import Program
-from xbc.chip.resume import Position, rest_of
 from xbc.export.package import describe, export_directory, open_export, seal_export
+from xbc.recovery.resume import Position, rest_of
 
 NAME: Final = "resume"
 VERSION: Final = 1

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.xbc.chip.power_cuts import WAYS, begin, interrupted_inference
 
 from ir.errors import XbcError
 from tests.xbc.cases import CHIPS, Case
-from tests.xbc.chip.power_cuts import WAYS, begin, interrupted_inference
-from xbc.chip.journal import HEADER, RECORD, Journal, read_journal
-from xbc.chip.resume import locate, position_from_read_back, position_of_journal, rest_of
-from xbc.export.stream import start_levels
+from xbc.backend.stream import start_levels
+from xbc.recovery.journal import HEADER, RECORD, Journal, read_journal
+from xbc.recovery.resume import locate, position_from_read_back, position_of_journal, rest_of
 
 Cases = Callable[[str], Case]
 CUTS = 10

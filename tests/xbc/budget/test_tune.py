@@ -11,11 +11,11 @@ from ir.errors import XbcError
 from passes.base import Context
 from passes.penalty import grades_of
 from passes.pipeline import parse_pipeline
+from xbc.budget.judge import expected_drop, severity_of, split
+from xbc.budget.trial import search
 from xbc.chip import verify_program
-from xbc.compiler import compile_model
-from xbc.judge import expected_drop, severity_of, split
+from xbc.driver.compile import compile_model
 from xbc.simulate.data import DataSet
-from xbc.trial import search
 
 MODELS = Path(__file__).parents[2] / "models"
 CNN = MODELS / "digits_cnn.onnx"
@@ -109,7 +109,9 @@ def test_search_survives_noise() -> None:
         rng = np.random.default_rng(seed)
         tried: list[tuple[float, float]] = []
 
-        def severity(value: float, rng: np.random.Generator = rng, tried: list[tuple[float, float]] = tried) -> float:
+        def severity(
+            value: float, rng: np.random.Generator = rng, tried: list[tuple[float, float]] = tried
+        ) -> float:
             tried.append((value, float(rng.exponential(0.1 / value))))
             return tried[-1][1]
 
@@ -168,7 +170,12 @@ def test_program_does_not_depend_on_threads(tmp_path: Path) -> None:
 
 def test_a_chip_that_holds_everything_writes_nothing(tmp_path: Path) -> None:
     done = compile_model(
-        CNN, tmp_path / "o.xbc", level=3, settings={"crossbars": 700}, data=MODELS / "digits_calib.npz", quantize=""
+        CNN,
+        tmp_path / "o.xbc",
+        level=3,
+        settings={"crossbars": 700},
+        data=MODELS / "digits_calib.npz",
+        quantize="",
     )
     assert done.summary["writes"]["emitted"] == 0
     assert done.summary["loss"]["curve"][0]["reduction"] is None

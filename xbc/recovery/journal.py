@@ -23,7 +23,7 @@ import numpy as np
 from ir.arrays import Array
 from ir.errors import XbcError
 from xbc.backend.program import Program
-from xbc.chip.structure import check_tables
+from xbc.backend.structure import check_tables
 
 MAGIC: Final = b"XBCJ"
 VERSION: Final = 1

@@ -16,8 +16,8 @@ from numba import njit
 from ir.arrays import Array
 from ir.errors import XbcError
 from xbc.backend.program import Program
-from xbc.chip.resume import checked_levels
-from xbc.export.stream import run_chunk, skipped_phase, start_levels, stream_loads
+from xbc.backend.stream import run_chunk, skipped_phase, start_levels, stream_loads
+from xbc.recovery.resume import checked_levels
 
 COLUMNS: Final = ("crossbar", "row", "column", "level")
 

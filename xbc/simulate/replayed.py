@@ -1,15 +1,20 @@
-"""What ``simulate`` and ``evaluate`` share: the network with the weights that the replayed cells hold."""
+"""The network with the weights that the replayed cells hold, and the sets it is run on."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from ir.module import Module
 from ir.stages import Quantized
 from passes.base import Progress
 from xbc.backend import Program
@@ -17,6 +22,7 @@ from xbc.chip import effective_codes
 from xbc.simulate.data import DataSet, load_data
 from xbc.simulate.host import Port
 from xbc.simulate.ideal import compiled_model
+from xbc.simulate.truth import replayed_module
 
 
 def replayed_model(program: Program, progress: Progress) -> onnx.ModelProto:
@@ -78,3 +84,31 @@ def cut_set(data: DataSet, limit: int | None) -> DataSet:
 
     inputs = {name: cut(array) for name, array in data.inputs.items()}
     return DataSet(inputs, None if data.labels is None else cut(data.labels))
+
+
+@dataclass(frozen=True)
+class ReplayedChip:
+    """A replayed program, ready to be simulated.
+
+    Fields:
+        ports: the model's inputs.
+        calibration: input name -> samples.
+    """
+
+    host: onnx.ModelProto
+    module: Module
+    ports: tuple[Port, ...]
+    calibration: dict[str, Array] | None
+
+
+def open_chip(
+    program: Program, settings: Mapping[str, Any], calibration: Path | None, progress: Progress
+) -> ReplayedChip:
+    """The replayed program with ``settings`` put into its target and the calibration set read."""
+    target = program.target.override(settings)
+    host = onnx.load_from_string(program.host_bytes())
+    taken = {layer.tensor for layer in program.layers}
+    ports = tuple(port for port in ports_of(host) if port.name not in taken)
+    samples = None if calibration is None else load_data(calibration, ports).inputs
+    module = dataclasses.replace(replayed_module(program, progress), target=target)
+    return ReplayedChip(host, module, ports, samples)

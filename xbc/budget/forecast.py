@@ -139,7 +139,9 @@ class Forecast:
             lowest, highest = (max(lowest, at), highest) if off > 0 else (lowest, min(highest, at))
             aim = at + float(np.clip(-off / slope, -4.0, 4.0))
             if np.isfinite(lowest) and np.isfinite(highest):
-                aim = float(np.clip(aim, lowest + 0.2 * (highest - lowest), lowest + 0.8 * (highest - lowest)))
+                aim = float(
+                    np.clip(aim, lowest + 0.2 * (highest - lowest), lowest + 0.8 * (highest - lowest))
+                )
             if abs(aim - at) < np.log(1.05):
                 break
             seen.append(self(float(np.exp(aim)), ratio))

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from ir.errors import XbcError
 from ir.stages import Quantized
 from passes.pipeline import LEVELS, parse_pipeline, requantize
-from xbc.compiler import Compiled, compile_model
-from xbc.quantizers import Candidate, finalists, some_layers
+from xbc.budget.quantisers import Candidate, finalists, some_layers
+from xbc.driver.compile import Compiled, compile_model
 
 INPUTS, HIDDEN, CLASSES, SAMPLES = 256, 320, 10, 80
 

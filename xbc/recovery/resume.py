@@ -18,8 +18,8 @@ from numba import njit
 from ir.arrays import Array
 from ir.errors import XbcError
 from xbc.backend.program import Program
-from xbc.chip.journal import State
-from xbc.export.stream import Loads, skipped_phase, start_levels, stream_loads
+from xbc.backend.stream import Loads, skipped_phase, start_levels, stream_loads
+from xbc.recovery.journal import State
 
 MOST_POSITIONS: Final = 8
 

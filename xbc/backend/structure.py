@@ -13,10 +13,10 @@ import numpy as np
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.target import Target
+from xbc.backend.encodings import SIGNED_ROWS, SIGNED_SECTIONS, cell_weights
+from xbc.backend.problems import Broken, Problem
 from xbc.backend.program import Block, LayerRow, Lists, Program
 from xbc.backend.tables import PER_OUTPUT, PER_ROW, file_of
-from xbc.chip.encodings import SIGNED_ROWS, SIGNED_SECTIONS, cell_weights
-from xbc.chip.problems import Broken, Problem
 
 _LAYERS, _SECTIONS, _LOADS = file_of("layers"), file_of("sections"), file_of("loads")
 
@@ -76,7 +76,9 @@ def _layer_faults(i: int, layer: LayerRow, target: Target) -> Iterator[str]:
         yield "has signs in the row driver and more than one output per section"
     if layer.scope not in (PER_OUTPUT, PER_ROW):
         yield f"has scope {layer.scope!r}"
-    if layer.gated and (layer.outputs_per_section != 1 or not target.row_gating or target.routing != "gather"):
+    if layer.gated and (
+        layer.outputs_per_section != 1 or not target.row_gating or target.routing != "gather"
+    ):
         yield "has an output for each row, which needs one output per section, row gating and gather routing"
     if layer.outputs_per_section * len(weights) > target.columns:
         yield f"needs {layer.outputs_per_section * len(weights)} columns, the target has {target.columns}"

@@ -20,13 +20,11 @@ from passes.solvers.levelling import MOST_EPOCHS, Plan, Program, choose, live, s
 class LevelWear(Pass):
     """Plans rotations of crossbars, rows and columns between epochs of inferences, and avoids faulty cells.
 
-    Rows of a section are exchanged so that no faulty cell of the target contradicts what is stored; a weight
-    that fits no row moves to a section of its own. The rotations do not change the program: they are a plan
-    in
-    the manifest (facts), which the loader adds to every address. It counts the writes of each change of
-    epoch.
-    Crossbars with faulty cells do not rotate; rows that are wired to their inputs (fixed routing) do not
-    either.
+    Rows of a section are exchanged so that no faulty cell of the target contradicts what is stored; a
+    weight that fits no row moves to a section of its own. The rotations do not change the program: they are
+    a plan in the manifest (facts), which the loader adds to every address. It counts the writes of each
+    change of epoch. Crossbars with faulty cells do not rotate; rows that are wired to their inputs (fixed
+    routing) do not either.
 
     Options:
         epochs: rotations in the plan, 0: chosen for the longest life.

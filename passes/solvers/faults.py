@@ -1,11 +1,8 @@
-"""Keeping faulty cells out of the way: rows are exchanged inside a section, else a weight moves to a new
-section.
+"""Keeping faulty cells out of the way: rows are exchanged in a section, else a weight moves to a new one.
 
 A faulty cell holds its level for ever, so a row with one can only take a weight whose digit there is that
-level, or
-no weight.  Which weight takes which row is free under gather and block routing; what fits nowhere is loaded
-again
-on rows without faults, in a section of its own that is added up with the others.
+level, or no weight.  Which weight takes which row is free under gather and block routing; what fits nowhere
+is loaded again on rows without faults, in a section of its own that is added up with the others.
 """
 
 from __future__ import annotations

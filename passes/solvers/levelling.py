@@ -1,14 +1,11 @@
 """Wear levelling by rotation, and the lifetime that comes of it, without replaying a single inference.
 
-Every inference of a program wears the chip alike, so what counts is where its cells stand.  An epoch is a run
-of
-inferences under one rotation: logical crossbar, row and column ``(c, r, k)`` stand at ``((c + a) mod
-crossbars,
-(r + b) mod rows, (k + d) mod columns)``.  The program's tables stay as they are: the loader adds the three
-numbers
-to every address, the row map and the digital adder behind the columns rotate with them.  When the epoch
-changes,
-the loader writes what the next inference expects to find at the new places; these writes are counted too.
+Every inference of a program wears the chip alike, so what counts is where its cells stand.  An epoch is a
+run of inferences under one rotation: logical crossbar, row and column ``(c, r, k)`` stand at ``((c + a) mod
+crossbars, (r + b) mod rows, (k + d) mod columns)``.  The program's tables stay as they are: the loader adds
+the three numbers to every address, the row map and the digital adder behind the columns rotate with them.
+When the epoch changes, the loader writes what the next inference expects to find at the new places; these
+writes are counted too.
 """
 
 from __future__ import annotations
@@ -111,7 +108,7 @@ class Life:
     Fields:
         inferences: until the next one would bring a cell beyond its endurance (infinite without writes).
         wear: ``[crossbars, rows, columns]`` writes per cell by then (in all epochs of one cycle when
-        infinite).
+            infinite).
         moving: writes that changes of epoch cost, of all writes.
     """
 

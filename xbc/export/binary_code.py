@@ -254,12 +254,10 @@ def decode(
 ) -> tuple[int, Array, Array, Array, Array, Array, Array, Array]:
     """The next ``loads`` records from byte ``at``.
 
-    ``first`` and ``later`` ``[crossbars, rows, columns]`` are kept up to date: the chip in the first and in a
-    steady
-    inference.
+    ``first`` and ``later`` ``[crossbars, rows, columns]`` are kept up to date: the chip in the first and in
+    a steady inference.
     Returns: (byte after them or ``DAMAGED``, head ``[loads, 4]`` of crossbar, step difference and both CRCs,
-    then
-        load index, cell, before, after, phase and verify of every write, ascending by cell and phase in a
+        then load index, cell, before, after, phase and verify of every write, ascending by cell and phase in a
         load).
     """
     count = _count_writes(raw, at, loads)

@@ -1,12 +1,9 @@
-"""Format ``memh``: what Verilog's ``$readmemh`` reads, a crossbar model and a test bench that runs the
-program.
+"""Format ``memh``: what Verilog's ``$readmemh`` reads, a crossbar model and a test bench that runs it.
 
-Per inference and crossbar four files: ``start`` (cells before the first load), ``loads`` (load id and number
-of
-writes), ``writes`` (row, column, level) and ``images`` (cells after each load).  A word of start and images
-is
-one row of the crossbar, column 0 in the most significant bits; load ``j`` of the crossbar has words
-``j * rows .. (j + 1) * rows - 1``.
+Per inference and crossbar four files: ``start`` (cells before the first load), ``loads`` (load id and
+number of writes), ``writes`` (row, column, level) and ``images`` (cells after each load).  A word of start
+and images is one row of the crossbar, column 0 in the most significant bits; load ``j`` of the crossbar has
+words ``j * rows .. (j + 1) * rows - 1``.
 """
 
 from __future__ import annotations
@@ -111,9 +108,8 @@ def _rows_text(levels: Array, bits: int) -> bytes:
 def read(folder: Path) -> Iterator[tuple[str, int, Array, Array]]:
     """(inference, crossbar, load ids ``[n]``, levels ``[n, rows, columns]``) of an export.
 
-    The levels come from applying the writes to the start; raises XbcError when they differ from the images or
-    the
-    files are damaged.
+    The levels come from applying the writes to the start; raises XbcError when they differ from the images
+    or the files are damaged.
     """
     description, target = open_export(folder, NAME, VERSION)
     for inference in description["inferences"]:

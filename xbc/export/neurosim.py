@@ -1,9 +1,8 @@
 """Format ``neurosim``: per layer a pair of matrices, what stands in the arrays and what stood there before.
 
 The files are those that DNN+NeuroSim V2 (on-chip training) takes as new and old weights to cost an update:
-comma separated, values in -1..1 with -1 the lowest and 1 the highest level.  A layer's loads stand
-below each other, ``rows`` lines each, so that NeuroSim's partition into sub-arrays of ``rows x columns``
-gives
+comma separated, values in -1..1 with -1 the lowest and 1 the highest level.  A layer's loads stand below
+each other, ``rows`` lines each, so that NeuroSim's partition into sub-arrays of ``rows x columns`` gives
 back the crossbars; set its weight precision to the bits of one cell.
 """
 

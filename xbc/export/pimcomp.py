@@ -1,12 +1,9 @@
-"""Format ``pimcomp``: a list of instructions per core (= crossbar), as PIMCOMP writes them, with a ``write``
-operation.
+"""Format ``pimcomp``: instructions per core (= crossbar), as PIMCOMP writes them, and a ``write`` operation.
 
 PIMCOMP places all weights once, so its instruction set has no way to change them; ``write`` adds it.
-Instruction
-ids are unique in the program and ``wait`` lists what has to be finished: a write waits for the last use of
-what it
-overwrites, an ``mvm`` for its write and, through ``wait_nodes``, for every instruction of the nodes that feed
-it.
+Instruction ids are unique in the program and ``wait`` lists what has to be finished: a write waits for the
+last use of what it overwrites, an ``mvm`` for its write and, through ``wait_nodes``, for every instruction
+of the nodes that feed it.
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 A file of 44 + 12 n bytes, little-endian: magic ``XBCJ``, version (u16), header size (u16), SHA-256 of the
 program's manifest, CRC-32 of these 40 bytes; then per finished load its inference (u32, 0 = the first one),
-its
-id (u32) and the CRC-32 of both and the record's number.  A record is written after the last write of its
-load.
-What a power cut leaves of the last record is recognised and ignored.
+its id (u32) and the CRC-32 of both and the record's number.  A record is written after the last write of
+its load. What a power cut leaves of the last record is recognised and ignored.
 """
 
 from __future__ import annotations

@@ -26,8 +26,7 @@ def read_levels(path: Path, program: Program) -> tuple[Array, Array]:
     """(levels, measured) ``[crossbars, rows, columns]`` of a measurement file, uint8 and bool.
 
     A ``.npy`` file holds the whole array; a Parquet table has the columns crossbar, row, column and level,
-    one row
-    per measured cell, and may leave cells out.
+    one row per measured cell, and may leave cells out.
 
     Raises: XbcError when the file cannot be read, has another shape, names a cell twice or one that does not
     exist.
@@ -200,9 +199,8 @@ def _disturb(
 def follow(program: Program, deviations: Deviations, stuck: bool = False) -> Effect:
     """Replays one inference from the measured cells and gives the weights it computes wrongly.
 
-    The loads after ``deviations.load`` come first, then the next inference up to that load: every load once.
-    A
-    deviation lasts until its cell is written again; with ``stuck`` the cells never change.
+    The loads after ``deviations.load`` come first, then the next inference up to that load: every load
+    once. A deviation lasts until its cell is written again; with ``stuck`` the cells never change.
     """
     order = np.argsort(deviations.crossbar, kind="stable")
     cells = [getattr(deviations, n)[order] for n in ("crossbar", "row", "column", "measured", "expected")]

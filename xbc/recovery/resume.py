@@ -1,9 +1,8 @@
 """Going on after a power cut: what is finished, and what is still to write.
 
-Every write gives the level that its cell takes, so the writes of an interrupted load can be done again, and a
-cell that was caught in the middle of a pulse ends where it should.  What is finished is known from the
-loader's
-journal, or is found by comparing a read-back with the states that the program goes through.
+Every write gives the level that its cell takes, so the writes of an interrupted load can be done again, and
+a cell that was caught in the middle of a pulse ends where it should.  What is finished is known from the
+loader's journal, or is found by comparing a read-back with the states that the program goes through.
 """
 
 from __future__ import annotations
@@ -63,10 +62,9 @@ def _follow(
     """Walks loads and notes which steps the read-back ``levels`` can have been interrupted in.
 
     ``state``: cells that differ before the step, those of them that the step writes, cells it writes that
-    differ
-    from what it writes, number and first load of the step.  ``fits[first load]``: every differing cell is one
-    that the step writes.  ``missing``/``acting``: writes of each load whose cell does not hold their level /
-    in all.
+    differ from what it writes, number and first load of the step.  ``fits[first load]``: every differing
+    cell is one that the step writes.  ``missing``/``acting``: writes of each load whose cell does not hold
+    their level / in all.
     """
     for i in range(crossbar.shape[0]):
         if step[i] != state[3]:
@@ -175,9 +173,8 @@ def rest_of(
     """What is still to be loaded, in load order.
 
     Writes of other inferences than the position's are left out.  Writes of an interrupted load are all
-    verified
-    (their cells may hold anything); with a read-back only those remain whose cell does not hold the level
-    yet.
+    verified (their cells may hold anything); with a read-back only those remain whose cell does not hold
+    the level yet.
 
     Yields: (load ids ``[n]``, uncertain ``[n]`` bool, the loads themselves with the writes to do).
     """

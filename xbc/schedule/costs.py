@@ -22,10 +22,8 @@ def write_costs(
     """(energy pJ, time ns) of the writes of each load, ``[loads]`` float64.
 
     A write of ``n`` trials (``write.trials_*``, an average) costs n pulses, each followed by a verify read
-    when it
-    is verified.  ``write.parallel_cells`` cells are written at once; SET and RESET, verified and other cells
-    take
-    turns.
+    when it is verified.  ``write.parallel_cells`` cells are written at once; SET and RESET, verified and
+    other cells take turns.
 
     Args:
         set_, reset: ``[loads]`` cells raised, cells lowered.

@@ -1,14 +1,10 @@
 """The timeline of a program on its chip.
 
 A crossbar does its loads in order: it is written, waits for the inputs of the layer, reads all products of
-the
-batch, and is written again.  Crossbars work independently of each other, so the sections of later layers are
-written
-while earlier layers are read (double buffering where a layer leaves crossbars free).  A layer's products wait
-for
-all products of the layers that feed it.  Digital work on the host and the transport between crossbars take no
-time
-here: the target gives no constants for them.
+the batch, and is written again.  Crossbars work independently of each other, so the sections of later
+layers are written while earlier layers are read (double buffering where a layer leaves crossbars free).  A
+layer's products wait for all products of the layers that feed it.  Digital work on the host and the
+transport between crossbars take no time here: the target gives no constants for them.
 
 ``lockstep_ns`` is the plain loader: the loads of a step are written together, then read together, and the
 next step begins when all have finished.
@@ -38,8 +34,7 @@ def _run(
     free_by: Any, times: Any, cause: Any,
 ) -> None:  # fmt: skip
     """One batch.  ``free [crossbars]`` is updated; ``times [loads, 4]`` takes write start, write end, read
-    start,
-    read end; ``cause [loads, 2]`` the load that the write and the read waited for (-1: none)."""
+    start, read end; ``cause [loads, 2]`` the load that the write and the read waited for (-1: none)."""
     layers = products.shape[0]
     done, done_by = np.zeros(layers), np.full(layers, -1, np.int64)
     for i in range(layer.shape[0]):

@@ -1,9 +1,8 @@
 """Sensitivities (SWIM): how much the loss curves along every crossbar weight.
 
 Modules: ``diagonal`` (the recursion over a model), ``graph`` (which nodes it crosses), ``elementwise``,
-    ``linear``,
-``pooling``, ``reshaping``, ``normalising`` (its rule for each operator), ``storage`` (sens.npz), ``noise``
-(Monte-Carlo of programming errors).
+``linear``, ``pooling``, ``reshaping``, ``normalising`` (its rule for each operator), ``storage`` (sens.npz),
+``noise`` (Monte-Carlo of programming errors).
 """
 
 from xbc.sensitivity.diagonal import Loss, Sensitivities, model_sensitivities

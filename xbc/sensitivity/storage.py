@@ -46,8 +46,7 @@ def load_sensitivities(path: str | os.PathLike[str], module: Module) -> Sensitiv
     """Sensitivities for the layers of ``module``, checked.
 
     Raises: XbcError for a file of another kind or of another model, a missing layer, another shape, a value
-        that
-        is negative or not finite.
+        that is negative or not finite.
     """
     who = f"{path}: not a sensitivity file of this model"
     try:

@@ -191,8 +191,7 @@ def evaluate(
 
     Returns: the facts of ``Comparison.result`` (of the last trial), and ``fidelity``, ``layers``,
         ``seconds_per_sample``, ``peak_rss_bytes``, ``notes``; for devices also ``trials``: metric, values,
-        mean,
-        95 % interval, whether it stopped early.
+        mean, 95 % interval, whether it stopped early.
     """
     settings = simulation.settings
     samples = len(next(iter(reference.outputs.values())))

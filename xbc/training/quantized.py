@@ -63,8 +63,8 @@ class UniformLayer(torch.nn.Module):
         Args:
             shape: of the weights, outputs first.
             polarity: ``positive`` or ``negative`` for the whole matrix; ``blocks``: blocks of ``block``
-                outputs
-                are positive and negative in turns; ``bipolar``: both signs in every column (a device pair).
+                outputs are positive and negative in turns; ``bipolar``: both signs in every column (a
+                device pair).
         """
         super().__init__()
         if polarity not in POLARITIES:

@@ -19,8 +19,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.xbc.chip.power_cuts import WAYS, interrupted_inference  # noqa: E402
-
+from tests.xbc.recovery.power_cuts import WAYS, interrupted_inference  # noqa: E402
 from xbc.backend import Program  # noqa: E402
 from xbc.recovery.readback import compare, expected_levels, follow, repair_table  # noqa: E402
 

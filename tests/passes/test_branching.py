@@ -1,6 +1,7 @@
 """Branch and bound over 1-trees: the same lengths as exhaustive search and CP-SAT, and honest limits."""
 
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,19 +13,19 @@ from passes.solvers.circuit import shortest_path
 from passes.solvers.tour import path_length
 
 
-def symmetric(seed, n, top):
+def symmetric(seed: int, n: Any, top: Any) -> Any:
     cost = np.triu(np.random.default_rng(seed).integers(0, top, (n, n)), 1)
     return (cost + cost.T).astype(np.int64)
 
 
-def clustered(seed, n):
+def clustered(seed: int, n: Any) -> Any:
     """Distances of points in a plane: long thin instances with many near ties."""
     at = np.random.default_rng(seed).integers(0, 60, (n, 2))
     return np.abs(at[:, None] - at[None, :]).sum(2).astype(np.int64)
 
 
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 6), top=st.sampled_from([1, 2, 5, 1000, 65536]))
-def test_shortest_of_all_orders(seed, n, top):
+def test_shortest_of_all_orders(seed: int, n: Any, top: Any) -> None:
     cost = symmetric(seed, n, top)
     path, bound, proven = branch_path(cost, np.random.default_rng(seed).permutation(n), 0, 10**6)
     shortest = min(path_length(cost, np.array(order)) for order in permutations(range(n)))
@@ -34,7 +35,7 @@ def test_shortest_of_all_orders(seed, n, top):
 
 
 @pytest.mark.parametrize(("seed", "n"), [(1, 14), (2, 18), (3, 22), (4, 26)])
-def test_same_as_cp_sat(seed, n):
+def test_same_as_cp_sat(seed: int, n: Any) -> None:
     cost = clustered(seed, n)
     path, bound, proven = branch_path(cost, np.arange(n), 0, 10**6)
     proof = shortest_path(cost, path, 0, work=60.0)
@@ -43,7 +44,7 @@ def test_same_as_cp_sat(seed, n):
     assert path_length(cost, path) == bound == proof.bound
 
 
-def test_the_work_limit_leaves_a_bound_below_the_path():
+def test_the_work_limit_leaves_a_bound_below_the_path() -> None:
     cost = clustered(5, 40)
     path, bound, proven = branch_path(cost, np.arange(40), 7, 3)
     assert not proven
@@ -54,7 +55,7 @@ def test_the_work_limit_leaves_a_bound_below_the_path():
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_forty_sections_are_proven(seed):
+def test_forty_sections_are_proven(seed: int) -> None:
     cost = clustered(seed, 40)
     path, bound, proven = branch_path(cost, np.arange(40), 0, 5_000_000)
     assert proven
@@ -62,7 +63,7 @@ def test_forty_sections_are_proven(seed):
 
 
 @given(seed=st.integers(0, 2**32 - 1), work=st.integers(1, 300_000))
-def test_any_limit_leaves_a_path_and_a_bound(seed, work):
+def test_any_limit_leaves_a_path_and_a_bound(seed: int, work: Any) -> None:
     """Points with many near ties may need more than any limit: what is returned then is no worse than the start."""
     cost = clustered(seed, 40)
     start = path_length(cost, np.arange(40))

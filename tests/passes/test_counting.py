@@ -1,5 +1,7 @@
 """count_module against a chip of plain dictionaries."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from tests.ir.tiny import programmed
 from tests.passes.small import compiled, module, random_codes, target
 
 
-def played(given_module, inferences=3):
+def played(given_module: Any, inferences: Any = 3) -> Any:
     """Per inference: (set, reset, by layer); and the writes per cell of the last one.  One dictionary is the chip."""
     loads = []
     for layer in given_module.layers:
@@ -47,7 +49,7 @@ def played(given_module, inferences=3):
 
 
 @st.composite
-def chips(draw):
+def chips(draw: Any) -> Any:
     """Two layers of different formats on common crossbars, don't-care rows and empty groups included."""
     layers, step = [], 0
     for i in range(draw(st.integers(1, 2))):
@@ -63,7 +65,7 @@ def chips(draw):
 
 @given(given_module=chips())
 @settings(max_examples=50)
-def test_counts_equal_a_chip_of_dictionaries(given_module):
+def test_counts_equal_a_chip_of_dictionaries(given_module: Any) -> None:
     counts = count_module(given_module)
     first, second, third = played(given_module)
     assert second == third, "the second inference is not the steady state"
@@ -85,7 +87,7 @@ def test_counts_equal_a_chip_of_dictionaries(given_module):
     assert counts.wear_summary()["max"] == max(second[3].values(), default=0)
 
 
-def test_by_hand():
+def test_by_hand() -> None:
     """One cell row of 2 bits: 3, 1, 2 -> first 2 + 1 + 2, later inferences pay 2 -> 3 once instead."""
     given_module = compiled(
         "encode-signs,slice-bits,form-sections,deal-sections", module([[[3, 1, 2]]], target(rows=1))
@@ -97,7 +99,7 @@ def test_by_hand():
     assert counts.wear_summary()["max"] == 2
 
 
-def test_layers_whose_steps_interleave():
+def test_layers_whose_steps_interleave() -> None:
     """The order of loads is that of steps, not of layers."""
     given_module = compiled(
         "encode-signs,slice-bits,form-sections,deal-sections",
@@ -117,7 +119,7 @@ def test_layers_whose_steps_interleave():
     assert counts.layer_writes != count_module(given_module).layer_writes
 
 
-def test_natural_module_is_the_plain_pipeline():
+def test_natural_module_is_the_plain_pipeline() -> None:
     rng = np.random.default_rng(0)
     given_module = module([random_codes(rng, (5, 9)), random_codes(rng, (3, 6))], target(crossbars=2))
     plain = "encode-signs,slice-bits,form-sections"
@@ -127,7 +129,7 @@ def test_natural_module_is_the_plain_pipeline():
     assert count_module(best).steady.total < count_module(natural).steady.total
 
 
-def test_module_that_is_not_placed_is_refused():
+def test_module_that_is_not_placed_is_refused() -> None:
     given_module = compiled("encode-signs,slice-bits,form-sections", module([[[3]]], target()))
     with pytest.raises(XbcError, match="'l0' is at stage 'sectioned', 'placed' is needed"):
         count_module(given_module)

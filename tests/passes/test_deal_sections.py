@@ -1,5 +1,7 @@
 """deal-sections: who loads what and when."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,13 +17,13 @@ from tests.passes.small import assert_each_weight_once, compiled, module, random
 FORM = "encode-signs,slice-bits,form-sections,sort-sections{cut=rank},order-sections{method=sum}"
 
 
-def formed(seed, shapes, crossbars, **chip):
+def formed(seed: int, shapes: Any, crossbars: Any, **chip: Any) -> Any:
     rng = np.random.default_rng(seed)
     given_module = module([random_codes(rng, s, 4) for s in shapes], target(crossbars=crossbars, **chip))
     return compiled(FORM, given_module)
 
 
-def runs_of(body):
+def runs_of(body: Any) -> Any:
     """Crossbar -> sections in the order of their loads."""
     order = np.argsort(body.step, kind="stable")
     return {int(c): order[body.crossbar[order] == c] for c in np.unique(body.crossbar)}
@@ -37,8 +39,8 @@ shapes = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 9)), min_size=1, m
     resident=st.sampled_from(["auto", "free"]),
 )  # fmt: skip
 def test_each_section_once_and_layers_one_after_the_other(
-    seed, shapes, crossbars, method, slowdown, routing, resident
-):
+    seed: int, shapes: Any, crossbars: Any, method: Any, slowdown: Any, routing: Any, resident: Any
+) -> None:
     """With ``resident=free`` slowdown bounds a layer's steps; a plan may take more where the time allows it."""
     given_module = formed(seed, shapes, crossbars, routing=routing)
     done = DealSections(method=method, slowdown=slowdown, resident=resident).run(
@@ -65,7 +67,7 @@ def test_each_section_once_and_layers_one_after_the_other(
 
 
 @given(sections=st.integers(0, 40), crossbars=st.integers(1, 9))
-def test_dealing_rules(sections, crossbars):
+def test_dealing_rules(sections: Any, crossbars: Any) -> None:
     runs = contiguous_crossbars(sections, crossbars)
     assert (np.diff(runs) >= 0).all()
     sizes = np.bincount(runs, minlength=crossbars)
@@ -80,7 +82,7 @@ def test_dealing_rules(sections, crossbars):
 
 
 @pytest.mark.parametrize("slowdown", [1.0, 2.0, 4.0])
-def test_slowdown_uses_fewer_crossbars(slowdown):
+def test_slowdown_uses_fewer_crossbars(slowdown: Any) -> None:
     given_module = formed(1, [(10, 8)], 5)  # 20 sections: 4 steps on all crossbars
     body = DealSections(method="assign", slowdown=slowdown).run(given_module, Context()).layers[0].at(Placed)
     runs = runs_of(body)
@@ -88,7 +90,7 @@ def test_slowdown_uses_fewer_crossbars(slowdown):
     assert max(map(len, runs.values())) - min(map(len, runs.values())) <= 1
 
 
-def test_assigned_runs_are_runs_of_the_path_either_way_round():
+def test_assigned_runs_are_runs_of_the_path_either_way_round() -> None:
     given_module = formed(2, [(9, 8), (5, 12), (7, 4)], 4)
     done = DealSections(method="assign").run(given_module, Context())
     turned = 0
@@ -106,13 +108,13 @@ def test_assigned_runs_are_runs_of_the_path_either_way_round():
 
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_threads_change_nothing(seed):
+def test_threads_change_nothing(seed: int) -> None:
     given_module = formed(seed, [(9, 8), (5, 12), (7, 4)], 4)
     one = DealSections().run(given_module, Context(threads=1))
     assert one == DealSections().run(given_module, Context(threads=2))
 
 
-def test_both_solvers_save_writes():
+def test_both_solvers_save_writes() -> None:
     plain, found = 0, {"auction": 0, "ortools": 0}
     for seed in range(8):
         given_module = formed(seed, [(12, 8), (3, 8), (8, 12), (2, 4)], 8)
@@ -123,7 +125,7 @@ def test_both_solvers_save_writes():
     assert max(found.values()) < plain
 
 
-def test_one_crossbar_follows_the_path():
+def test_one_crossbar_follows_the_path() -> None:
     given_module = formed(3, [(6, 8), (3, 5)], 1)
     done = DealSections().run(given_module, Context())
     steps = np.concatenate([layer.at(Placed).step for layer in done.layers])
@@ -133,6 +135,6 @@ def test_one_crossbar_follows_the_path():
     )
 
 
-def test_slowdown_below_one_is_refused():
+def test_slowdown_below_one_is_refused() -> None:
     with pytest.raises(XbcError, match=r"slowdown = 0\.5 must be at least 1"):
         DealSections(slowdown=0.5)

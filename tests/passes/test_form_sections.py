@@ -1,5 +1,7 @@
 """form-sections and sort-sections: every weight placed once; what rank and stratified cuts mean."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +16,7 @@ FORM = "encode-signs,slice-bits,form-sections"
 
 
 @st.composite
-def layers(draw):
+def layers(draw: Any) -> Any:
     """A module of one coded layer on a random small chip."""
     encoding = draw(st.sampled_from(["driver", "split", "differential", "offset", "twos-complement"]))
     groups = draw(st.integers(1, 3))
@@ -34,7 +36,7 @@ SPARE = [f",sort-sections{{cut={cut},spare={spare}}}" for cut in ("rank", "strat
 
 
 @given(given_module=layers(), sort=st.sampled_from(SORTS + SPARE))
-def test_every_weight_stands_in_one_section(given_module, sort):
+def test_every_weight_stands_in_one_section(given_module: Any, sort: Any) -> None:
     if given_module.target.routing == "block" and "spare" in sort:
         with pytest.raises(XbcError, match="block routing, which fixes what a section holds"):
             compiled(FORM + sort, given_module)
@@ -55,7 +57,7 @@ def test_every_weight_stands_in_one_section(given_module, sort):
 
 
 @given(given_module=layers())
-def test_sorting_needs_no_more_sections(given_module):
+def test_sorting_needs_no_more_sections(given_module: Any) -> None:
     natural = compiled(FORM, given_module).layers[0].at(Sectioned)
     for cut in ("rank", "stratified"):
         body = compiled(FORM + f",sort-sections{{cut={cut}}}", given_module).layers[0].at(Sectioned)
@@ -63,7 +65,7 @@ def test_sorting_needs_no_more_sections(given_module):
 
 
 @given(given_module=layers(), most=st.integers(1, 3), sort=st.sampled_from(SORTS))
-def test_fewer_outputs_share_rows(given_module, most, sort):
+def test_fewer_outputs_share_rows(given_module: Any, most: Any, sort: Any) -> None:
     allowed = given_module.target.outputs_per_section
     form = FORM.replace("form-sections", f"form-sections{{outputs={most}}}")
     if most > allowed:
@@ -86,7 +88,7 @@ def test_fewer_outputs_share_rows(given_module, most, sort):
 
 
 @pytest.mark.parametrize("encoding", ["driver", "split"])
-def test_no_spare_section_is_empty(encoding):
+def test_no_spare_section_is_empty(encoding: Any) -> None:
     """Four weights in three sections of equal runs: two by two, and nothing is left for the third."""
     chip = target(rows=2, columns=16, encoding=encoding)
     for spare in (0.5, 1, 2):
@@ -98,7 +100,7 @@ def test_no_spare_section_is_empty(encoding):
         assert_each_weight_once(body)
 
 
-def test_negative_outputs_are_refused():
+def test_negative_outputs_are_refused() -> None:
     with pytest.raises(XbcError, match=r"outputs = -1 must not be negative"):
         compiled(
             FORM.replace("form-sections", "form-sections{outputs=-1}"),
@@ -106,7 +108,7 @@ def test_negative_outputs_are_refused():
         )
 
 
-def test_natural_sections_by_hand():
+def test_natural_sections_by_hand() -> None:
     chip = target(rows=2, columns=16, encoding="twos-complement", outputs_per_section=2)
     body = compiled(FORM, module([np.arange(9).reshape(3, 3)], chip)).layers[0].at(Sectioned)
     assert body.outputs.tolist() == [[0, 1], [0, 1], [2, UNUSED], [2, UNUSED]]
@@ -114,19 +116,19 @@ def test_natural_sections_by_hand():
     assert body.rank.tolist() == [0, 1, 0, 1]
 
 
-def test_columns_limit_the_outputs_that_share_rows():
+def test_columns_limit_the_outputs_that_share_rows() -> None:
     chip = target(rows=2, columns=20, encoding="twos-complement", outputs_per_section=16)
     body = compiled(FORM, module([np.ones((5, 2), int)], chip)).layers[0].at(Sectioned)
     assert body.group_width == 2
 
 
-def test_depthwise_outputs_never_share_rows():
+def test_depthwise_outputs_never_share_rows() -> None:
     chip = target(rows=4, columns=16, encoding="twos-complement", outputs_per_section=2)
     body = compiled(FORM, module([np.ones((6, 3), int)], chip, groups=6)).layers[0].at(Sectioned)
     assert body.outputs.tolist() == [[o] for o in range(6)]
 
 
-def test_split_sections_hold_one_sign():
+def test_split_sections_hold_one_sign() -> None:
     chip = target(rows=2, encoding="split")
     body = compiled(FORM, module([[[5, -1, 2, -3, 4], [1, 2, 3, 4, 5]]], chip)).layers[0].at(Sectioned)
     table = sorted(zip(body.outputs[:, 0], body.polarity, body.inputs.tolist(), strict=True), key=str)
@@ -136,33 +138,33 @@ def test_split_sections_hold_one_sign():
     ]  # fmt: skip
 
 
-def sections_of(codes, options, **chip):
+def sections_of(codes: Any, options: Any, **chip: Any) -> Any:
     given_module = module([codes], target(**{"rows": 2, **chip}))
     body = compiled(f"{FORM},sort-sections{{{options}}}", given_module).layers[0].at(Sectioned)
     codes = np.asarray(codes)
     return [codes[o[0], i[i >= 0]].tolist() for o, i in zip(body.outputs, body.inputs, strict=True)]
 
 
-def test_example_of_the_manual():
+def test_example_of_the_manual() -> None:
     assert sections_of([[3, 200, 7, 180]], "cut=rank") == [[200, 180], [7, 3]]
     assert sections_of([[3, 200, 7, 180]], "cut=stratified") == [[200, 7], [180, 3]]
 
 
-def test_value_sorts_by_sign_magnitude_does_not():
+def test_value_sorts_by_sign_magnitude_does_not() -> None:
     assert sections_of([[3, -200, 7, 180]], "by=value,cut=rank") == [[180, 7], [3, -200]]
     assert sections_of([[3, -200, 7, 180]], "by=magnitude,cut=rank") == [[-200, 180], [7, 3]]
 
 
-def test_sections_of_one_rank_stand_together():
+def test_sections_of_one_rank_stand_together() -> None:
     assert sections_of([[1, 2, 3], [6, 5, 4]], "cut=rank") == [[3, 2], [6, 5], [1], [4]]
     assert sections_of([[1, 2, 3], [6, 5, 4]], "cut=stratified") == [[3, 1], [6, 4], [2], [5]]
 
 
-def test_block_routing_sorts_inside_the_block():
+def test_block_routing_sorts_inside_the_block() -> None:
     assert sections_of([[1, 9, 2, 8]], "cut=rank", routing="block") == [[9, 1], [8, 2]]
 
 
-def test_shared_rows_are_sorted_by_the_sum_of_magnitudes():
+def test_shared_rows_are_sorted_by_the_sum_of_magnitudes() -> None:
     chip = target(rows=1, columns=16, encoding="twos-complement", outputs_per_section=2)
     given_module = module([[[1, -9, 3], [1, 2, -9]]], chip)
     body = compiled(f"{FORM},sort-sections{{cut=rank}}", given_module).layers[0].at(Sectioned)
@@ -170,7 +172,7 @@ def test_shared_rows_are_sorted_by_the_sum_of_magnitudes():
 
 
 @given(given_module=layers(), seed=st.integers(0, 2**32 - 1))
-def test_rank_and_stratified_hold_their_promise(given_module, seed):
+def test_rank_and_stratified_hold_their_promise(given_module: Any, seed: int) -> None:
     for cut in ("rank", "stratified"):
         body = compiled(f"{FORM},sort-sections{{cut={cut}}}", given_module).layers[0].at(Sectioned)
         if given_module.target.routing == "block" or body.group_width > 1:
@@ -190,7 +192,7 @@ def test_rank_and_stratified_hold_their_promise(given_module, seed):
                         assert h.tolist() == flat[k :: len(held)].tolist()
 
 
-def test_spare_sections_cost_reads_and_save_writes():
+def test_spare_sections_cost_reads_and_save_writes() -> None:
     rng = np.random.default_rng(1)
     given_module = module([random_codes(rng, (16, 40)), random_codes(rng, (16, 40))], target(rows=16))
     found = []
@@ -204,7 +206,7 @@ def test_spare_sections_cost_reads_and_save_writes():
         compiled(FORM + ",sort-sections{spare=9}", given_module)
 
 
-def test_fixed_routing_is_refused():
+def test_fixed_routing_is_refused() -> None:
     with pytest.raises(XbcError, match=r"fixed routing.*routing=gather"):
         sections_of([[1, 2]], "", routing="fixed")
 
@@ -213,7 +215,7 @@ def test_fixed_routing_is_refused():
     st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(1, 4),
     st.sampled_from(["rank", "stratified"]), st.sampled_from([0.0, 0.5, 1.0, 2.5]),
 )  # fmt: skip
-def test_cut_outputs_with_spare_sections(lengths, rows, cut, spare):
+def test_cut_outputs_with_spare_sections(lengths: Any, rows: Any, cut: Any, spare: Any) -> None:
     order = np.tile(np.arange(9, dtype=np.int32), (len(lengths), 1))
     inputs, source, rank = cut_outputs(order, np.array(lengths), rows, cut, spare)
     for i, length in enumerate(lengths):
@@ -224,7 +226,7 @@ def test_cut_outputs_with_spare_sections(lengths, rows, cut, spare):
         assert rank[source == i].tolist() == list(range(len(mine)))
 
 
-def test_output_blocks_by_hand():
+def test_output_blocks_by_hand() -> None:
     assert output_blocks(6, 2, 2).tolist() == [[0, 1], [2, UNUSED], [3, 4], [5, UNUSED]]
 
 
@@ -234,7 +236,7 @@ FLAT_SORTS = ["", *SPARE, *(f",sort-sections{{by={by},cut={cut},max-outputs={mos
 
 
 @st.composite
-def gated_layers(draw):
+def gated_layers(draw: Any) -> Any:
     """A module of one coded layer on a small chip with row gating."""
     encoding = draw(st.sampled_from(["driver", "split", "differential", "offset", "twos-complement"]))
     groups = draw(st.integers(1, 3))
@@ -246,7 +248,7 @@ def gated_layers(draw):
 
 
 @given(given_module=gated_layers(), sort=st.sampled_from(FLAT_SORTS))
-def test_the_flattened_layer_is_cut_whole(given_module, sort):
+def test_the_flattened_layer_is_cut_whole(given_module: Any, sort: Any) -> None:
     done = compiled(LAYER + sort, given_module)
     check_module(done)
     body = done.layers[0].at(Sectioned)
@@ -261,7 +263,7 @@ def test_the_flattened_layer_is_cut_whole(given_module, sort):
 
 
 @given(given_module=gated_layers(), sort=st.sampled_from(FLAT_SORTS))
-def test_the_flattened_layer_computes_the_same(given_module, sort):
+def test_the_flattened_layer_computes_the_same(given_module: Any, sort: Any) -> None:
     text = f"{LAYER}{sort},order-sections,deal-sections,match-rows,reprogram"
     done = compiled(text, given_module)
     check_module(done)
@@ -269,7 +271,7 @@ def test_the_flattened_layer_computes_the_same(given_module, sort):
     np.testing.assert_array_equal(body.effective_codes(), body.codes)
 
 
-def test_flattened_sections_are_alike_and_few():
+def test_flattened_sections_are_alike_and_few() -> None:
     rng = np.random.default_rng(3)
     chip = target(rows=16, row_gating=True)
     flat = (
@@ -286,14 +288,14 @@ def test_flattened_sections_are_alike_and_few():
     assert spread[0] < spread[1] / 1.5
 
 
-def test_weights_of_equal_size_stay_with_their_output():
+def test_weights_of_equal_size_stay_with_their_output() -> None:
     chip = target(rows=2, row_gating=True)
     body = compiled(LAYER + ",sort-sections", module([np.ones((4, 4), int)], chip)).layers[0].at(Sectioned)
     assert body.read_phases().tolist() == [1] * 8
     assert body.outputs[:, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_flattened_sections_in_natural_order_by_hand():
+def test_flattened_sections_in_natural_order_by_hand() -> None:
     chip = target(rows=4, row_gating=True)
     body = compiled(LAYER, module([np.arange(9).reshape(3, 3)], chip)).layers[0].at(Sectioned)
     assert body.row_outputs.tolist() == [[0, 0, 0, 1], [1, 1, 2, 2], [2, UNUSED, UNUSED, UNUSED]]
@@ -313,12 +315,12 @@ def test_flattened_sections_in_natural_order_by_hand():
         ),
     ],
 )
-def test_targets_that_cannot_gate_rows_are_refused(fields, words):
+def test_targets_that_cannot_gate_rows_are_refused(fields: Any, words: Any) -> None:
     with pytest.raises(XbcError, match=words):
         compiled(LAYER, module([np.ones((2, 2), int)], target(**fields)))
 
 
-def test_max_outputs_needs_the_flattened_layer():
+def test_max_outputs_needs_the_flattened_layer() -> None:
     with pytest.raises(XbcError, match=r"hold one output each: use form-sections\{scope=layer\}"):
         compiled(FORM + ",sort-sections{max-outputs=4}", module([np.ones((2, 2), int)], target()))
     with pytest.raises(XbcError, match="max-outputs = -1 must not be negative"):

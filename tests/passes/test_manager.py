@@ -1,7 +1,7 @@
 """The manager: stages checked before and after each pass, records, errors that name the culprit."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from tests.passes.small import codes_body, module, target
 LEVEL = "quantize{bits=4},encode-signs,slice-bits,form-sections,deal-sections"
 
 
-def floats(**chip):
+def floats(**chip: Any) -> Any:
     rng = np.random.default_rng(0)
     return module([rng.standard_normal((3, 5)).astype(np.float32)], target(**chip))
 
@@ -29,7 +29,7 @@ class Breaks(Pass):
     requires = Sectioned
     ensures = Sectioned
 
-    def run(self, module, context):
+    def run(self, module: Any, context: Any) -> Any:
         layers = []
         for layer in module.layers:
             body = layer.at(Sectioned)
@@ -46,11 +46,11 @@ class Lies(Pass):
     requires = Quantized
     ensures = Placed
 
-    def run(self, module, context):
+    def run(self, module: Any, context: Any) -> Any:
         return module
 
 
-def test_records_say_what_each_pass_did():
+def test_records_say_what_each_pass_did() -> None:
     steps = parse_pipeline(LEVEL)
     given_module = floats()
     run = run_pipeline(given_module, steps)
@@ -68,10 +68,10 @@ def test_records_say_what_each_pass_did():
     assert uncounted.module == run.module
 
 
-def test_hooks_see_the_module_before_and_after():
+def test_hooks_see_the_module_before_and_after() -> None:
     seen = []
 
-    def hook(when, step, at):
+    def hook(when: Any, step: Any, at: Any) -> None:
         seen.append((when, step.name, at.stage().stage()))
 
     run_pipeline(floats(), parse_pipeline("quantize,slice-bits"), options=Options(before=hook, after=hook))
@@ -81,7 +81,7 @@ def test_hooks_see_the_module_before_and_after():
     ]  # fmt: skip
 
 
-def test_pass_at_the_wrong_stage_is_named_with_those_before_it_and_the_cure():
+def test_pass_at_the_wrong_stage_is_named_with_those_before_it_and_the_cure() -> None:
     with pytest.raises(PassError) as caught:
         run_pipeline(floats(), parse_pipeline("quantize,sort-sections"))
     text = str(caught.value)
@@ -92,7 +92,7 @@ def test_pass_at_the_wrong_stage_is_named_with_those_before_it_and_the_cure():
         run_pipeline(floats(), parse_pipeline("slice-bits"))
 
 
-def test_quantize_twice_is_refused():
+def test_quantize_twice_is_refused() -> None:
     """Unless the codes are the model's own: those it leaves alone however often it runs."""
     with pytest.raises(PassError) as caught:
         run_pipeline(floats(), parse_pipeline("quantize{bits=4},quantize{bits=6}"))
@@ -101,14 +101,14 @@ def test_quantize_twice_is_refused():
     assert "(passes already run: quantize); leave this quantize out" in text
 
 
-def test_quantize_twice_is_refused_after_slicing():
+def test_quantize_twice_is_refused_after_slicing() -> None:
     with pytest.raises(
         PassError, match=r"'quantize' needs layers at stage 'float'.*compile from an ONNX model"
     ):
         run_pipeline(floats(), parse_pipeline("quantize,slice-bits,quantize"))
 
 
-def test_failing_pass_is_named_with_those_before_it():
+def test_failing_pass_is_named_with_those_before_it() -> None:
     steps = parse_pipeline("quantize,encode-signs,slice-bits,form-sections,sort-sections")
     with pytest.raises(PassError) as caught:
         run_pipeline(floats(routing="fixed"), steps)
@@ -121,7 +121,7 @@ def test_failing_pass_is_named_with_those_before_it():
     assert isinstance(caught.value, XbcError)
 
 
-def test_pass_that_breaks_the_module_is_named():
+def test_pass_that_breaks_the_module_is_named() -> None:
     steps = [*parse_pipeline("quantize,slice-bits,form-sections"), Breaks()]
     with pytest.raises(PassError) as caught:
         run_pipeline(floats(), steps)
@@ -134,12 +134,12 @@ def test_pass_that_breaks_the_module_is_named():
     assert unchecked.records[-1].name == "breaks"
 
 
-def test_broken_promise_is_named():
+def test_broken_promise_is_named() -> None:
     with pytest.raises(PassError, match=r"'lies' promised stage 'placed' but left layer 'l0' at 'quantized'"):
         run_pipeline(module([codes_body(np.ones((1, 2)))], target()), [Lies()])
 
 
-def test_finish_writes_exact_words_and_keeps_programmed_layers():
+def test_finish_writes_exact_words_and_keeps_programmed_layers() -> None:
     run = run_pipeline(floats(), parse_pipeline(LEVEL))
     done = finish(run.module)
     body = done.layers[0].at(Programmed)
@@ -149,7 +149,7 @@ def test_finish_writes_exact_words_and_keeps_programmed_layers():
         finish(floats())
 
 
-def test_empty_module_runs_through():
+def test_empty_module_runs_through() -> None:
     run = run_pipeline(module([], target(crossbars=2)), parse_pipeline(f"{LEVEL},match-rows,reprogram"))
     assert run.module.layers == ()
     assert count_module(run.module).steady.total == 0

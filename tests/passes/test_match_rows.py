@@ -1,5 +1,7 @@
 """match-rows: lossless, minimal against scipy's assignment, closing loads included."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,7 +31,7 @@ from tests.passes.small import assert_each_weight_once, codes_body, compiled, mo
 PLACE = "encode-signs,slice-bits,form-sections,deal-sections{method=interleaved}"
 
 
-def changes(levels, held):
+def changes(levels: Any, held: Any) -> Any:
     """``[items, places]`` cells that differ between rows of levels."""
     return (levels[:, None] != held[None]).reshape(len(levels), len(held), -1).sum(2)
 
@@ -40,7 +42,7 @@ def changes(levels, held):
     more=st.integers(0, 4),
     top=st.sampled_from([2, 9, 10**6]),
 )
-def test_assignment_equals_scipy(seed, m, more, top):
+def test_assignment_equals_scipy(seed: int, m: Any, more: Any, top: Any) -> None:
     cost = np.random.default_rng(seed).integers(0, top, (m, m + more)).astype(np.int32)
     i, j = linear_sum_assignment(cost)
     for solve in (assign_exact, assign_greedy):
@@ -63,7 +65,9 @@ def test_assignment_equals_scipy(seed, m, more, top):
     spare=st.integers(0, 4),
     settled=st.booleans(),
 )
-def test_transport_equals_assignment_of_single_units(seed, items, places, top, spare, settled):
+def test_transport_equals_assignment_of_single_units(
+    seed: int, items: Any, places: Any, top: Any, spare: Any, settled: Any
+) -> None:
     rng = np.random.default_rng(seed)
     cost = rng.integers(0, top, (items, places))
     supply = rng.integers(0, 5, items)
@@ -91,7 +95,7 @@ def test_transport_equals_assignment_of_single_units(seed, items, places, top, s
 
 @given(seed=st.integers(0, 2**32 - 1), closing=st.booleans())
 @settings(max_examples=30)
-def test_joint_matching_of_two_loads_is_optimal(seed, closing):
+def test_joint_matching_of_two_loads_is_optimal(seed: int, closing: Any) -> None:
     """Every load has the cost of scipy's assignment of all rows under the joint tables."""
     rng = np.random.default_rng(seed)
     rows, states = 12, 16
@@ -119,7 +123,7 @@ def test_joint_matching_of_two_loads_is_optimal(seed, closing):
 
 @given(seed=st.integers(0, 2**32 - 1), closing=st.booleans())
 @settings(max_examples=30)
-def test_joint_matching_of_wide_rows_is_optimal(seed, closing):
+def test_joint_matching_of_wide_rows_is_optimal(seed: int, closing: Any) -> None:
     """The same for rows of three numbers, one of whose column groups may be empty."""
     rng = np.random.default_rng(seed)
     rows, states, groups = 10, 16, 3
@@ -150,7 +154,7 @@ def test_joint_matching_of_wide_rows_is_optimal(seed, closing):
         assert (state[0] == 0).all()
 
 
-def test_wide_rows_match_jointly():
+def test_wide_rows_match_jointly() -> None:
     """A pass over two outputs per section writes less at less error than exact matching before the programme."""
     chip = {"rows": 16, "columns": 32, "crossbars": 1, "encoding": "offset", "outputs_per_section": 2}
     module = placed(3, [(8, 40), (6, 30)], bits=6, **chip)
@@ -166,7 +170,7 @@ def test_wide_rows_match_jointly():
 
 
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 70))
-def test_sort_is_stable(seed, n):
+def test_sort_is_stable(seed: int, n: Any) -> None:
     key = np.random.default_rng(seed).integers(0, 12, n)
     order = np.arange(n)
     sort_by(key, order, n)
@@ -174,7 +178,7 @@ def test_sort_is_stable(seed, n):
 
 
 @given(a=st.integers(0, 2**32 - 1), b=st.integers(0, 2**32 - 1), bits=st.integers(1, 4))
-def test_word_distance_counts_digits(a, b, bits):
+def test_word_distance_counts_digits(a: Any, b: Any, bits: int) -> None:
     digits = [(a >> s & (2**bits - 1)) != (b >> s & (2**bits - 1)) for s in range(0, 64, bits)]
     assert word_distance(np.uint32(a), np.uint32(b), bits, np.uint64(digit_mask(bits))) == sum(digits)
 
@@ -183,7 +187,9 @@ def test_word_distance_counts_digits(a, b, bits):
     seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 7), columns=st.integers(1, 6), bits=st.integers(1, 4),
     loads=st.integers(1, 5), skew=st.booleans(),
 )  # fmt: skip
-def test_every_load_is_a_minimum_assignment(seed, rows, columns, bits, loads, skew):
+def test_every_load_is_a_minimum_assignment(
+    seed: int, rows: Any, columns: Any, bits: int, loads: Any, skew: Any
+) -> None:
     rng = np.random.default_rng(seed)
     top = min(2 ** (bits * columns), 6 if skew else 2**24)  # few words: many are equal
     words = rng.integers(0, top, (loads, rows)).astype(np.uint32)
@@ -197,7 +203,7 @@ def test_every_load_is_a_minimum_assignment(seed, rows, columns, bits, loads, sk
         True, 0, 1, state, first, place,
     )  # fmt: skip
 
-    def digits(w):
+    def digits(w: Any) -> Any:
         return (np.asarray(w, np.int64)[:, None] >> np.arange(0, 24, bits)) & (2**bits - 1)
 
     held, start, written = np.zeros(rows, np.int64), np.full(rows, -1, np.int64), 0
@@ -219,7 +225,7 @@ def test_every_load_is_a_minimum_assignment(seed, rows, columns, bits, loads, sk
     np.testing.assert_array_equal(state[0], held)
 
 
-def placed(seed, shapes, bits=4, groups=1, mixed=False, **chip):
+def placed(seed: int, shapes: Any, bits: int = 4, groups: Any = 1, mixed: Any = False, **chip: Any) -> Any:
     rng = np.random.default_rng(seed)
     bodies = [codes_body(random_codes(rng, s, bits + (mixed and i % 2)), bits + (mixed and i % 2))
               for i, s in enumerate(shapes)]  # fmt: skip
@@ -234,8 +240,15 @@ def placed(seed, shapes, bits=4, groups=1, mixed=False, **chip):
 )  # fmt: skip
 @settings(max_examples=40)
 def test_lossless_under_every_encoding(
-    seed, encoding, share, bits_per_cell, crossbars, mixed, method, lambda_
-):
+    seed: int,
+    encoding: Any,
+    share: Any,
+    bits_per_cell: Any,
+    crossbars: Any,
+    mixed: Any,
+    method: Any,
+    lambda_: Any,
+) -> None:
     share = 1 if encoding == "driver" else share
     given_module = placed(
         seed, [(4, 7), (2, 5)], mixed=mixed, encoding=encoding, outputs_per_section=share, columns=24,
@@ -254,7 +267,7 @@ def test_lossless_under_every_encoding(
     assert again == done, "the result depends on the number of threads"
 
 
-def replay(body):
+def replay(body: Any) -> Any:
     """Cells that change at each load of a single crossbar, from blank cells, by plain loops."""
     held, out = {}, []
     levels = body.cells.levels(body.wanted_words())
@@ -272,7 +285,7 @@ def replay(body):
 
 @given(seed=st.integers(0, 2**32 - 1), share=st.integers(1, 2), bits=st.integers(1, 4))
 @settings(max_examples=40)
-def test_no_load_of_driven_rows_writes_more_than_before(seed, share, bits):
+def test_no_load_of_driven_rows_writes_more_than_before(seed: int, share: Any, bits: int) -> None:
     """But for the last one, which looks at the first one of the next inference too."""
     given_module = placed(
         seed, [(6, 8)], bits_per_cell=bits, encoding="twos-complement", outputs_per_section=share, columns=12
@@ -284,7 +297,7 @@ def test_no_load_of_driven_rows_writes_more_than_before(seed, share, bits):
 
 @given(seed=st.integers(0, 2**32 - 1), bits=st.integers(1, 4))
 @settings(max_examples=40)
-def test_two_loads_are_optimal_together(seed, bits):
+def test_two_loads_are_optimal_together(seed: int, bits: int) -> None:
     given_module = placed(seed, [(2, 4)], bits_per_cell=bits)
     done = MatchRows().run(given_module, Context())
     assert count_module(done).steady.total <= count_module(given_module).steady.total
@@ -293,7 +306,7 @@ def test_two_loads_are_optimal_together(seed, bits):
 @pytest.mark.parametrize(
     "chip", [{}, {"encoding": "twos-complement", "outputs_per_section": 2, "columns": 12}]
 )
-def test_saves_writes_and_greedy_is_close(chip):
+def test_saves_writes_and_greedy_is_close(chip: Any) -> None:
     given_module = placed(3, [(40, 64)], rows=16, **chip)
     natural, exact, greedy = (
         count_module(m).steady.total
@@ -305,7 +318,7 @@ def test_saves_writes_and_greedy_is_close(chip):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
-def test_words_and_vectors_agree(monkeypatch, bits):
+def test_words_and_vectors_agree(monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
     """Two loads are matched optimally together, so both paths must reach the same count."""
     for seed in range(10):
         given_module = placed(seed, [(2, 4)], bits_per_cell=bits)
@@ -315,7 +328,7 @@ def test_words_and_vectors_agree(monkeypatch, bits):
             assert count_module(MatchRows().run(given_module, Context())).steady.total == words
 
 
-def test_closing_loads_by_hand():
+def test_closing_loads_by_hand() -> None:
     given_module = placed(0, [(3, 4), (1, 4)], crossbars=2)
     # l0: sections 0, 2 on crossbar 0, section 1 on crossbar 1; l1: crossbar 0
     pairs = [(layer, layer.at(Placed)) for layer in given_module.layers]
@@ -324,7 +337,7 @@ def test_closing_loads_by_hand():
 
 
 @pytest.mark.parametrize(("width", "bits"), [(3, 1), (4, 2), (3, 3)])
-def test_joint_cost_tables_by_enumeration(width, bits):
+def test_joint_cost_tables_by_enumeration(width: Any, bits: int) -> None:
     states, weight, up, down = 1 << width, 0.13, 1.0, 0.7
     values = np.arange(states, dtype=np.float32)
     cost, best = np.zeros((states, states), np.int64), np.zeros((states, states), np.uint8)
@@ -338,7 +351,7 @@ def test_joint_cost_tables_by_enumeration(width, bits):
             assert options[best[w, u]] == pytest.approx(options.min())
 
 
-def test_refusals():
+def test_refusals() -> None:
     with pytest.raises(XbcError, match="fixed routing"):
         MatchRows().run(placed(0, [(2, 4)], routing="fixed"), Context())
     with pytest.raises(XbcError, match=r"lambda = -1 must not be negative"):
@@ -347,7 +360,7 @@ def test_refusals():
 
 @given(seed=st.integers(0, 2**32 - 1), share=st.integers(2, 4))
 @settings(max_examples=20)
-def test_outputs_move_between_column_groups_and_nothing_else(seed, share):
+def test_outputs_move_between_column_groups_and_nothing_else(seed: int, share: Any) -> None:
     chip = {"rows": 8, "columns": 32, "crossbars": 2, "encoding": "offset", "outputs_per_section": share}
     given_module = placed(seed, [(9, 20), (7, 13)], bits=5, **chip)
     pairs = [(layer, layer.at(Placed)) for layer in given_module.layers]
@@ -359,7 +372,7 @@ def test_outputs_move_between_column_groups_and_nothing_else(seed, share):
         assert (before.outputs[short] == after.outputs[short]).all()
 
 
-def test_likest_columns_follow_each_other():
+def test_likest_columns_follow_each_other() -> None:
     """Two sections with the same two columns in turned order: the second turns back, and nothing is written."""
     codes = np.array([[1, 2, 3, 4], [9, 8, 7, 6], [9, 8, 7, 6], [1, 2, 3, 4]])
     chip = target(rows=4, columns=16, crossbars=1, encoding="offset", outputs_per_section=2)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,13 +26,13 @@ from tests.passes.small import assert_each_weight_once, compiled, module, random
 FORM = "encode-signs,slice-bits,form-sections,sort-sections"
 
 
-def shortest(cost):
+def shortest(cost: Any) -> Any:
     n = len(cost)
     return min(path_length(cost, np.array(p)) for p in permutations(range(n)) if p[0] <= p[-1])
 
 
 @st.composite
-def costs(draw, most=7):
+def costs(draw: Any, most: Any = 7) -> Any:
     """Symmetric distances; metric, random (no triangle inequality) or with many ties."""
     n = draw(st.integers(2, most))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -53,7 +54,7 @@ def costs(draw, most=7):
 )  # fmt: skip
 @given(cost=costs())
 @settings(max_examples=40)
-def test_bound_optimum_found_and_proof(cost):
+def test_bound_optimum_found_and_proof(cost: Any) -> None:
     path = short_path(cost)
     assert sorted(path.tolist()) == list(range(len(cost)))
     length, best = path_length(cost, path), shortest(cost)
@@ -65,14 +66,14 @@ def test_bound_optimum_found_and_proof(cost):
     assert proof.bound == path_length(cost, proof.path) == best
 
 
-def test_a_proof_does_not_look_at_the_clock(monkeypatch):
+def test_a_proof_does_not_look_at_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program must not depend on the load of the machine: only deterministic time may end a proof."""
     from passes.solvers import circuit
 
     seen = []
     solve = circuit.cp_model.CpSolver.solve
 
-    def spy(self, model):
+    def spy(self, model: Any) -> Any:
         seen.append((self.parameters.max_time_in_seconds, self.parameters.max_deterministic_time))
         return solve(self, model)
 
@@ -96,7 +97,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_unwinds_after_a_proof():
+def test_ctrl_c_unwinds_after_a_proof() -> None:
     """CP-SAT's own handler would leave the signal to kill the process, half-written files and all."""
     done = subprocess.run([sys.executable, "-c", INTERRUPT], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "caught\n"), done.stderr
@@ -104,7 +105,7 @@ def test_ctrl_c_unwinds_after_a_proof():
 
 @given(cost=costs())
 @settings(max_examples=30)
-def test_edges_of_a_shorter_path_are_kept(cost):
+def test_edges_of_a_shorter_path_are_kept(cost: Any) -> None:
     n = len(cost)
     if n < 3:
         return
@@ -120,7 +121,7 @@ def test_edges_of_a_shorter_path_are_kept(cost):
 
 
 @given(cost=costs(most=25))
-def test_local_search_reports_its_saving_and_never_lengthens(cost):
+def test_local_search_reports_its_saving_and_never_lengthens(cost: Any) -> None:
     path = greedy_path(cost, 0)
     before = path_length(cost, path)
     saved = improve(cost, path, nearest_lists(cost, 5), 30)
@@ -128,13 +129,13 @@ def test_local_search_reports_its_saving_and_never_lengthens(cost):
     assert path_length(cost, path) == before - saved <= before
 
 
-def test_greedy_takes_the_nearest_with_ties_to_the_lower_index():
+def test_greedy_takes_the_nearest_with_ties_to_the_lower_index() -> None:
     cost = np.array([[0, 2, 2, 9], [2, 0, 5, 1], [2, 5, 0, 3], [9, 1, 3, 0]], np.uint16)
     assert greedy_path(cost, 0).tolist() == [0, 1, 3, 2]
     assert nearest_lists(cost, 2).tolist() == [[1, 2], [3, 0], [0, 3], [1, 2]]
 
 
-def test_router_keeps_ends_and_never_lengthens():
+def test_router_keeps_ends_and_never_lengthens() -> None:
     rng = np.random.default_rng(3)
     points = rng.integers(0, 2, (9, 30))
     cost = (points[:, None] != points[None]).sum(2).astype(np.uint16)
@@ -147,19 +148,19 @@ def test_router_keeps_ends_and_never_lengthens():
     assert path_length(cost, better) < path_length(cost, path)
 
 
-def ordered(given_module, context=None, **options):
+def ordered(given_module: Any, context: Any = None, **options: Any) -> Any:
     context = context or Context(threads=1)
     done = OrderSections(**options).run(given_module, context)
     check_module(done)
     return done, context.facts.get("order-sections")
 
 
-def walked(body, kind):
+def walked(body: Any, kind: Any) -> Any:
     metric = Metric(kind, body.wanted_words(), body.driven(), body.cells)
     return path_length(metric.matrix(np.arange(body.sections)), np.arange(body.sections))
 
 
-def coded(seed, shapes, bits=4, **chip):
+def coded(seed: int, shapes: Any, bits: int = 4, **chip: Any) -> Any:
     rng = np.random.default_rng(seed)
     given_module = module([random_codes(rng, s, bits) for s in shapes], target(**chip))
     return compiled(FORM, given_module)
@@ -169,7 +170,9 @@ def coded(seed, shapes, bits=4, **chip):
     seed=st.integers(0, 2**32 - 1), outputs=st.integers(1, 6), routing=st.sampled_from(["gather", "block"])
 )
 @settings(max_examples=15)
-def test_small_layers_are_ordered_optimally_and_the_facts_are_true(seed, outputs, routing):
+def test_small_layers_are_ordered_optimally_and_the_facts_are_true(
+    seed: int, outputs: Any, routing: Any
+) -> None:
     given_module = coded(seed, [(outputs, 4)], routing=routing)
     body = given_module.layers[0].at(Sectioned)
     kind = metric_kind(given_module.target)
@@ -186,7 +189,7 @@ def test_small_layers_are_ordered_optimally_and_the_facts_are_true(seed, outputs
 
 @pytest.mark.parametrize("method", ["greedy", "local", "routing"])
 @pytest.mark.parametrize("metric", ["cells", "multiset"])
-def test_paths_are_no_longer_than_the_formed_order(method, metric):
+def test_paths_are_no_longer_than_the_formed_order(method: Any, metric: Any) -> None:
     given_module = coded(1, [(30, 12), (9, 7)])
     done, facts = ordered(given_module, method=method, metric=metric, effort=20)
     for before, after in zip(given_module.layers, done.layers, strict=True):
@@ -197,7 +200,7 @@ def test_paths_are_no_longer_than_the_formed_order(method, metric):
         assert_each_weight_once(after.at(Sectioned))
 
 
-def test_threads_change_nothing():
+def test_threads_change_nothing() -> None:
     given_module = coded(2, [(25, 9), (40, 6), (3, 4), (12, 12)])
     for options in ({}, {"group": 16}, {"metric": "cells", "group": 8}):
         one, facts_of_one = ordered(given_module, Context(threads=1), **options)
@@ -206,7 +209,7 @@ def test_threads_change_nothing():
         assert facts_of_one == facts_of_two
 
 
-def test_large_layers_are_ordered_in_groups():
+def test_large_layers_are_ordered_in_groups() -> None:
     given_module = coded(4, [(30, 4)])
     done, facts = ordered(given_module, group=8)
     assert facts["layers"]["l0"]["groups"] == 4
@@ -215,7 +218,7 @@ def test_large_layers_are_ordered_in_groups():
 
 @given(seed=st.integers(0, 2**32 - 1), cut=st.lists(st.integers(1, 4), min_size=1, max_size=4))
 @settings(max_examples=25)
-def test_joined_paths_take_the_cheapest_directions(seed, cut):
+def test_joined_paths_take_the_cheapest_directions(seed: int, cut: Any) -> None:
     body = coded(seed, [(sum(cut), 4)]).layers[0].at(Sectioned)
     metric = Metric("cells", body.wanted_words(), body.driven(), body.cells)
     cost = metric.matrix(np.arange(body.sections))
@@ -227,7 +230,7 @@ def test_joined_paths_take_the_cheapest_directions(seed, cut):
     assert path_length(cost, join(metric, list(paths))) == best
 
 
-def test_natural_rank_and_sum():
+def test_natural_rank_and_sum() -> None:
     given_module = coded(5, [(7, 9)])
     body = given_module.layers[0].at(Sectioned)
     assert ordered(given_module, method="natural")[0] is given_module
@@ -242,7 +245,7 @@ def test_natural_rank_and_sum():
     assert facts is None
 
 
-def test_metrics_against_plain_counts():
+def test_metrics_against_plain_counts() -> None:
     body = coded(6, [(6, 7)], bits_per_cell=2, rows=3).layers[0].at(Sectioned)
     words = body.wanted_words()
     levels = body.cells.levels(words)
@@ -266,13 +269,13 @@ def test_metrics_against_plain_counts():
     [({"group": 7}, "group = 7"), ({"bound": -1}, "bound = -1"), ({"window": 3}, "window = 3"),
      ({"effort": 0}, "effort = 0"), ({"seconds": 0.0}, "seconds = 0.0")],
 )  # fmt: skip
-def test_options_out_of_range(options, message):
+def test_options_out_of_range(options: Any, message: str) -> None:
     with pytest.raises(XbcError, match=f"order-sections: {message}"):
         OrderSections(**options)
 
 
 @pytest.mark.parametrize("groups", [2, 4, 5])
-def test_distances_of_column_groups_add_up(groups):
+def test_distances_of_column_groups_add_up(groups: Any) -> None:
     rng = np.random.default_rng(groups)
     cells = CellFormat("offset", 8, 1)
     words = rng.integers(0, 256, (6, 9, groups)).astype(np.uint8)
@@ -289,7 +292,7 @@ def test_distances_of_column_groups_add_up(groups):
     assert (wide == abs(ones[:, None] - ones[None]).sum(axis=2)).all()
 
 
-def test_routing_ends_with_its_time():
+def test_routing_ends_with_its_time() -> None:
     """Without time every window keeps its local path and is counted; with time none is."""
     given_module = coded(4, [(60, 8), (50, 8)])
     local, _ = ordered(given_module, method="local", bound=0)
@@ -303,14 +306,14 @@ def test_routing_ends_with_its_time():
 
 
 @pytest.mark.parametrize("cap", ["layer_seconds", "total_seconds"])
-def test_negative_caps_are_refused(cap):
+def test_negative_caps_are_refused(cap: Any) -> None:
     with pytest.raises(XbcError, match=f"{cap.replace('_', '-')} = -1.0 must not be negative"):
         OrderSections(**{cap: -1.0})
 
 
 @given(cost=costs())
 @settings(max_examples=40)
-def test_the_sparse_bound_never_exceeds_the_optimum(cost):
+def test_the_sparse_bound_never_exceeds_the_optimum(cost: Any) -> None:
     if len(cost) < 3:
         return
     path = short_path(cost)
@@ -318,7 +321,7 @@ def test_the_sparse_bound_never_exceeds_the_optimum(cost):
     assert sparse_bound(cost, path, length, 20, 0.0) <= shortest(cost) + 1e-6
 
 
-def test_the_sparse_bound_is_as_good_as_the_dense_one():
+def test_the_sparse_bound_is_as_good_as_the_dense_one() -> None:
     at = np.random.default_rng(4).integers(0, 400, (300, 3))
     cost = np.abs(at[:, None] - at[None]).sum(2).astype(np.uint16)
     path = short_path(cost)

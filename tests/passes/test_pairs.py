@@ -1,5 +1,7 @@
 """Differential pairs of free representation: cheapest for every state, exact in every code."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ PLACE = "encode-signs{encoding=differential},slice-bits,form-sections,deal-secti
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
-def test_tables_against_all_pairs(bits):
+def test_tables_against_all_pairs(bits: int) -> None:
     cost, best = pair_tables(bits)
     top = (1 << bits) - 1
     pairs = np.arange(1 << 2 * bits)
@@ -33,7 +35,7 @@ def test_tables_against_all_pairs(bits):
 
 @pytest.mark.parametrize("weight", [0.02, 0.3, 2.0, 50.0])
 @pytest.mark.parametrize(("low", "high"), [(-7, 7), (-5, 6)])
-def test_nearest_against_all_pairs(weight, low, high):
+def test_nearest_against_all_pairs(weight: Any, low: Any, high: Any) -> None:
     cost, best = pair_tables(3)
     errors = error_costs(3, weight)
     pairs = np.arange(64)
@@ -48,7 +50,9 @@ def test_nearest_against_all_pairs(weight, low, high):
             assert total[best[held, at]] == pytest.approx(total.min(), abs=1 / PAIR_SCALE)
 
 
-def placed(seed, crossbars=2, outputs_per_section=2, shapes=((8, 13), (1, 6))):
+def placed(
+    seed: int, crossbars: Any = 2, outputs_per_section: Any = 2, shapes: Any = ((8, 13), (1, 6))
+) -> Any:
     rng = np.random.default_rng(seed)
     chip = target(rows=4, columns=12, crossbars=crossbars, encoding="differential",
                   outputs_per_section=outputs_per_section)  # fmt: skip
@@ -57,7 +61,7 @@ def placed(seed, crossbars=2, outputs_per_section=2, shapes=((8, 13), (1, 6))):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("crossbars", [1, 3])
-def test_codes_stay_exact_and_fewer_cells_are_written(seed, crossbars):
+def test_codes_stay_exact_and_fewer_cells_are_written(seed: int, crossbars: Any) -> None:
     plain = placed(seed, crossbars)
     free = Reprogram(mode="pairs").run(plain, Context())
     matched = MatchRows(pairs=True).run(plain, Context())
@@ -70,7 +74,7 @@ def test_codes_stay_exact_and_fewer_cells_are_written(seed, crossbars):
     assert count_module(both).first.total < count_module(free).first.total < exact
 
 
-def test_matching_sees_the_pairs_that_reprogram_will_choose():
+def test_matching_sees_the_pairs_that_reprogram_will_choose() -> None:
     """Greedy per load, so not always best at the end; but matching for canonical pairs is worse on average."""
     ours = theirs = 0
     for seed in range(6):
@@ -82,7 +86,7 @@ def test_matching_sees_the_pairs_that_reprogram_will_choose():
     assert ours < theirs
 
 
-def test_near_pairs_trade_error_for_writes():
+def test_near_pairs_trade_error_for_writes() -> None:
     plain = placed(1)
     writes, errors = [], []
     for lambda_ in (10.0, 0.5, 0.05):
@@ -101,7 +105,9 @@ def test_near_pairs_trade_error_for_writes():
     ("peaks", "bits_per_cell", "free"), [((100, 90), 1, True), ((100, 7), 1, False), ((300, 290), 1, False),
                                          ((100, 90), 2, False)],
 )  # fmt: skip
-def test_levels_choose_pairs_only_where_all_layers_are_alike(peaks, bits_per_cell, free):
+def test_levels_choose_pairs_only_where_all_layers_are_alike(
+    peaks: Any, bits_per_cell: Any, free: Any
+) -> None:
     chip = target(columns=32, encoding="differential", outputs_per_section=1, bits_per_cell=bits_per_cell)
     bodies = [
         codes_body(np.array([[peak, -3, 1]]), 1 + peak.bit_length(), limits=[[-peak, peak]]) for peak in peaks
@@ -114,7 +120,7 @@ def test_levels_choose_pairs_only_where_all_layers_are_alike(peaks, bits_per_cel
         MatchRows(pairs=True).run(placed_module, Context())
 
 
-def test_level_2_ends_with_pairs_where_they_are_free():
+def test_level_2_ends_with_pairs_where_they_are_free() -> None:
     assert level_text(2, pairs=True).endswith("match-rows{pairs=true},reprogram{mode=pairs}")
     assert level_text(1, pairs=True) == level_text(1)
 
@@ -123,7 +129,7 @@ def test_level_2_ends_with_pairs_where_they_are_free():
     ("encoding", "bits_per_cell", "message"),
     [("offset", 1, "layer 'l0' is offset"), ("differential", 2, "2-bit cells: set encoding=differential")],
 )
-def test_refusals(encoding, bits_per_cell, message):
+def test_refusals(encoding: Any, bits_per_cell: Any, message: str) -> None:
     chip = target(columns=16, bits_per_cell=bits_per_cell, outputs_per_section=1)
     given_module = compiled(
         PLACE.replace("differential", encoding), module([codes_body(np.ones((2, 3), int), 4)], chip)

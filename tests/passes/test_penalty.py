@@ -1,5 +1,7 @@
 """What an error in a code costs: grades from sensitivities, values of words."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from passes.penalty import FLOOR, FORBIDDEN, GRADES, SENSITIVITIES, Grade, grade
 from tests.passes.small import module, target
 
 
-def coded(*shapes, scales=None):
+def coded(*shapes: Any, scales: Any = None) -> Any:
     rng = np.random.default_rng(0)
     given_module = module([rng.integers(-9, 10, s) for s in shapes], target())
     if scales is None:
@@ -20,23 +22,23 @@ def coded(*shapes, scales=None):
     ])  # fmt: skip
 
 
-def value(grade, shape):
+def value(grade: Any, shape: Any) -> Any:
     return np.broadcast_to(grade.outputs[:, None] * grade.inputs[None, :], shape)
 
 
-def test_equal_without_sensitivities():
+def test_equal_without_sensitivities() -> None:
     graded = grades(coded((2, 3), (4, 2)), Context())
     assert set(graded) == {"l0", "l1"}
     assert all(g.mean == 1 and (value(g, (2, 3)) == 1).all() for g in graded.values())
 
 
-def test_given_grades_win():
+def test_given_grades_win() -> None:
     mine = {"l0": Grade(np.full(1, 3.0, np.float32), np.ones(1, np.float32))}
     context = Context(data={GRADES: mine, SENSITIVITIES: {}})
     assert grades(coded((2, 3)), context) == mine
 
 
-def test_products_of_marginals_and_scales_by_hand():
+def test_products_of_marginals_and_scales_by_hand() -> None:
     given_module = coded((2, 3), (1, 2), scales=[[0.5, 2.0], [0.1]])
     rank_one = np.outer([2.0, 3.0], [1.0, 2.0, 3.0]).astype(np.float32)
     s = {"l0": rank_one, "l1": np.array([[4.0, 8.0]], np.float32)}
@@ -60,7 +62,7 @@ def test_products_of_marginals_and_scales_by_hand():
     )
 
 
-def test_marginals_are_lifted_to_the_floor():
+def test_marginals_are_lifted_to_the_floor() -> None:
     s = np.zeros((4, 5), np.float32)
     s[0, 0] = 20.0
     (grade,) = grades_of(coded((4, 5)), {"l0": s}, "weight").values()
@@ -73,7 +75,7 @@ def test_marginals_are_lifted_to_the_floor():
     assert grade.inputs[0] == pytest.approx(5)
 
 
-def test_layer_that_calibration_never_reached_keeps_a_penalty():
+def test_layer_that_calibration_never_reached_keeps_a_penalty() -> None:
     graded = grades_of(coded((2, 2), (2, 2)), {"l0": np.ones((2, 2)), "l1": np.zeros((2, 2))})
     assert (value(graded["l1"], (2, 2)) > 0).all()
 
@@ -87,13 +89,13 @@ def test_layer_that_calibration_never_reached_keeps_a_penalty():
         ({"l0": np.full((2, 3), np.nan)}, "zero everywhere"),
     ],
 )
-def test_refusals(sensitivities, message):
+def test_refusals(sensitivities: Any, message: str) -> None:
     with pytest.raises(XbcError, match=message):
         grades_of(coded((2, 3)), sensitivities)
 
 
 @pytest.mark.parametrize("encoding", ["driver", "offset", "twos-complement", "differential", "unipolar"])
-def test_state_values_are_decoded_numbers_or_forbidden(encoding):
+def test_state_values_are_decoded_numbers_or_forbidden(encoding: Any) -> None:
     cells = CellFormat(encoding, 3, 2)
     values = state_values(cells)
     low, high = cells.code_range()

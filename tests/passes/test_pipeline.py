@@ -1,7 +1,7 @@
 """Pipeline text: round trips, and errors that name the place, the pass and the option."""
 
 import dataclasses
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ from passes.quantize import Quantize
 from passes.table import PASSES, load_pass
 
 
-def values_of(hint):
+def values_of(hint: Any) -> Any:
     if get_origin(hint) is Literal:
         return st.sampled_from(get_args(hint))
     return {
@@ -23,7 +23,7 @@ def values_of(hint):
 
 
 @st.composite
-def passes(draw):
+def passes(draw: Any) -> Any:
     """Any pass with options that it accepts."""
     cls = load_pass(draw(st.sampled_from(sorted(PASSES))))
     hints = get_type_hints(cls)
@@ -37,14 +37,14 @@ def passes(draw):
 
 
 @given(st.lists(passes(), min_size=1, max_size=5))
-def test_text_reads_back_to_the_same_passes(chain):
+def test_text_reads_back_to_the_same_passes(chain: Any) -> None:
     text = format_pipeline(chain)
     assert parse_pipeline(text) == chain
     assert format_pipeline(parse_pipeline(text)) == text
 
 
 @given(st.text(alphabet="abquantize-{}=,18 \n.", max_size=40) | st.text(max_size=30))
-def test_any_text_is_read_or_refused(text):
+def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         chain = parse_pipeline(text)
     except XbcError:
@@ -52,7 +52,7 @@ def test_any_text_is_read_or_refused(text):
     assert parse_pipeline(format_pipeline(chain)) == chain
 
 
-def test_defaults_are_left_out_and_blanks_are_allowed():
+def test_defaults_are_left_out_and_blanks_are_allowed() -> None:
     assert format_pipeline(parse_pipeline(" quantize{ bits = 8 } , slice-bits { } ")) == "quantize,slice-bits"
     assert parse_pipeline("quantize{bits=6,granularity=channel}") == [Quantize(bits=6, granularity="channel")]
     (keep,) = parse_pipeline("encode-signs{keep-unipolar=true}")
@@ -85,12 +85,12 @@ def test_defaults_are_left_out_and_blanks_are_allowed():
         ("quantize{bits=99}", r"bits = 99 is outside 2\.\.16"),
     ],
 )
-def test_errors_name_the_place(text, message):
+def test_errors_name_the_place(text: str, message: str) -> None:
     with pytest.raises(XbcError, match=message):
         parse_pipeline(text)
 
 
-def test_levels_are_pipelines():
+def test_levels_are_pipelines() -> None:
     for level in LEVELS:
         assert parse_pipeline(level_text(level))
     lossy = parse_pipeline(level_text(3, 0.04))
@@ -101,7 +101,7 @@ def test_levels_are_pipelines():
         level_text(7)
 
 
-def test_every_pass_has_a_manual_and_working_defaults():
+def test_every_pass_has_a_manual_and_working_defaults() -> None:
     for name in PASSES:
         cls = load_pass(name)
         assert cls.name == name

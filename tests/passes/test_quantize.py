@@ -1,5 +1,7 @@
 """quantize: grids, scales, clipping, codes of the model's own."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from passes.quantize import Quantize
 from tests.passes.small import codes_body, module, target
 
 
-def quantized(values, chip=None, **options):
+def quantized(values: Any, chip: Any = None, **options: Any) -> Any:
     done = Quantize(**options).run(module(values, chip or target()), Context())
     check_module(done)
     return [layer.at(Quantized) for layer in done.layers]
@@ -23,8 +25,8 @@ def quantized(values, chip=None, **options):
     seed=st.integers(0, 2**32 - 1), exponent=st.integers(-20, 20),
 )  # fmt: skip
 def test_largest_weight_has_the_top_code_and_the_error_is_half_a_step(
-    bits, granularity, encoding, seed, exponent
-):
+    bits: int, granularity: Any, encoding: Any, seed: int, exponent: Any
+) -> None:
     values = np.random.default_rng(seed).standard_normal((5, 7)).astype(np.float32) * np.float32(
         2.0**exponent
     )
@@ -43,7 +45,7 @@ def test_largest_weight_has_the_top_code_and_the_error_is_half_a_step(
     assert body.limits.tolist() == [[-top - 1 if signed else -top, top]]
 
 
-def test_percentile_clips_what_lies_above():
+def test_percentile_clips_what_lies_above() -> None:
     values = np.linspace(-1, 1, 201, dtype=np.float32).reshape(1, -1)
     values[0, 0] = -100.0
     (body,) = quantized([values], bits=4, range="percentile", percentile=99.0)
@@ -54,17 +56,17 @@ def test_percentile_clips_what_lies_above():
 
 
 @given(bits=st.integers(2, 8), seed=st.integers(0, 2**32 - 1))
-def test_mse_is_never_worse_than_max(bits, seed):
+def test_mse_is_never_worse_than_max(bits: int, seed: int) -> None:
     values = np.random.default_rng(seed).standard_t(2, (4, 60)).astype(np.float32)
 
-    def error(range_):
+    def error(range_: Any) -> Any:
         (body,) = quantized([values], bits=bits, granularity="channel", range=range_)
         return ((body.codes * body.scale.reshape(-1, 1) - values) ** 2).sum(1)
 
     assert (error("mse") <= error("max") * 1.0001).all()
 
 
-def test_mse_clips_an_outlier():
+def test_mse_clips_an_outlier() -> None:
     values = np.random.default_rng(0).standard_normal((1, 1000)).astype(np.float32)
     values[0, 0] = 12.0
     (mse,) = quantized([values], bits=2, range="mse")
@@ -73,14 +75,14 @@ def test_mse_clips_an_outlier():
 
 @pytest.mark.parametrize("range_", ["max", "percentile", "mse"])
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
-def test_zero_matrix_has_zero_codes_and_scale_one(range_, granularity):
+def test_zero_matrix_has_zero_codes_and_scale_one(range_: Any, granularity: Any) -> None:
     (body,) = quantized([np.zeros((3, 4), np.float32)], range=range_, granularity=granularity)
     assert (body.codes == 0).all()
     assert (body.scale == 1).all()
 
 
 @pytest.mark.parametrize("range_", ["max", "mse"])
-def test_zero_output_among_others(range_):
+def test_zero_output_among_others(range_: Any) -> None:
     values = np.array([[0.0, 0.0, 0.0], [1.0, -0.5, 0.25]], np.float32)
     (body,) = quantized([values], granularity="channel", range=range_)
     assert (body.codes[0] == 0).all()
@@ -88,14 +90,14 @@ def test_zero_output_among_others(range_):
     np.testing.assert_allclose(body.codes[1] * body.scale[1], values[1], atol=body.scale[1] / 2)
 
 
-def test_percentile_of_a_mostly_zero_layer_is_refused():
+def test_percentile_of_a_mostly_zero_layer_is_refused() -> None:
     values = np.zeros((2, 100), np.float32)
     values[0, 3] = 0.5
     with pytest.raises(XbcError, match=r"'l0'.*range=max"):
         quantized([values], range="percentile", percentile=90.0)
 
 
-def test_given_codes_are_untouched():
+def test_given_codes_are_untouched() -> None:
     own = codes_body(np.array([[3, -7], [5, 0]]))
     given_module = module([own, np.ones((1, 2), np.float32)], target())
     done = Quantize(bits=3).run(given_module, Context())
@@ -103,7 +105,7 @@ def test_given_codes_are_untouched():
     assert done.layers[1].at(Quantized).codes.tolist() == [[7, 7]]
 
 
-def test_uniform_scale_is_that_of_the_largest_layer():
+def test_uniform_scale_is_that_of_the_largest_layer() -> None:
     small, large = quantized(
         [np.array([[0.5, -0.25]], np.float32), np.array([[4.0, 1.0]], np.float32)], scale="uniform"
     )
@@ -123,6 +125,6 @@ def test_uniform_scale_is_that_of_the_largest_layer():
         ({"scale": "uniform", "granularity": "channel"}, "excludes granularity=channel"),
     ],
 )
-def test_options_out_of_range(options, message):
+def test_options_out_of_range(options: Any, message: str) -> None:
     with pytest.raises(XbcError, match=message):
         Quantize(**options)

@@ -1,5 +1,7 @@
 """reprogram: which cells may be stale, and what that costs."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,14 @@ PLACE = "encode-signs,slice-bits,form-sections,sort-sections,deal-sections"
 ENCODINGS = ["driver", "split", "differential", "offset", "twos-complement"]
 
 
-def placed(seed=0, shapes=((6, 9), (3, 5)), bits=5, dtype="float32", limits=None, **chip):
+def placed(
+    seed: int = 0,
+    shapes: Any = ((6, 9), (3, 5)),
+    bits: int = 5,
+    dtype: Any = "float32",
+    limits: Any = None,
+    **chip: Any,
+) -> Any:
     rng = np.random.default_rng(seed)
     bodies = []
     for shape in shapes:
@@ -25,26 +34,26 @@ def placed(seed=0, shapes=((6, 9), (3, 5)), bits=5, dtype="float32", limits=None
     return compiled(PLACE, module(bodies, target(**{"columns": 48, **chip}), dtype=dtype))
 
 
-def programmed(given_module, context=None, **options):
+def programmed(given_module: Any, context: Any = None, **options: Any) -> Any:
     done = Reprogram(**options).run(given_module, context or Context())
     check_module(done)
     return done
 
 
-def stored(done):
+def stored(done: Any) -> Any:
     return [layer.at(Programmed).stored for layer in done.layers]
 
 
-def wanted(done):
+def wanted(done: Any) -> Any:
     return [layer.at(Placed).wanted_words() for layer in done.layers]
 
 
-def same(a, b):
+def same(a: Any, b: Any) -> Any:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_none_and_full_fraction_and_no_columns_are_exact(encoding):
+def test_none_and_full_fraction_and_no_columns_are_exact(encoding: Any) -> None:
     given_module = placed(encoding=encoding)
     for options in (
         {}, {"mode": "random", "fraction": 1.0}, {"mode": "random", "columns": 0, "fraction": 0.0},
@@ -55,7 +64,7 @@ def test_none_and_full_fraction_and_no_columns_are_exact(encoding):
             np.testing.assert_array_equal(layer.at(Programmed).effective_codes(), layer.body.codes)
 
 
-def chip_held(done, columns, rounds=3):
+def chip_held(done: Any, columns: Any, rounds: Any = 3) -> Any:
     """Levels held after every load and round, when stale-able cells that differ follow ``stored``: plain loops.
 
     Returns per round a list (layer, section, row, group, digit, level before, wanted, stored).
@@ -92,8 +101,8 @@ def chip_held(done, columns, rounds=3):
 )  # fmt: skip
 @settings(max_examples=40)
 def test_random_keeps_only_stale_low_cells_in_every_later_inference(
-    seed, encoding, share, columns, fraction, crossbars, bits_per_cell
-):
+    seed: int, encoding: Any, share: Any, columns: Any, fraction: Any, crossbars: Any, bits_per_cell: Any
+) -> None:
     share = 1 if encoding == "driver" else share
     given_module = placed(
         seed,
@@ -114,7 +123,7 @@ def test_random_keeps_only_stale_low_cells_in_every_later_inference(
             assert hold == before, "fraction 0 writes no stale-able cell in the steady state"
 
 
-def test_random_follows_its_seed_and_fraction():
+def test_random_follows_its_seed_and_fraction() -> None:
     given_module = placed(1, shapes=((40, 60),), bits=8)
     runs = [programmed(given_module, Context(seed=s), mode="random") for s in (1, 1, 2)]
     assert same(stored(runs[0]), stored(runs[1]))
@@ -126,7 +135,7 @@ def test_random_follows_its_seed_and_fraction():
         assert np.mean(due) == pytest.approx(fraction, abs=0.03)
 
 
-def test_random_saves_writes_in_proportion():
+def test_random_saves_writes_in_proportion() -> None:
     given_module = placed(2, shapes=((40, 60),), bits=8)
     writes = [count_module(programmed(given_module, mode="random", fraction=f)).steady.total
               for f in (0.0, 0.5, 1.0)]  # fmt: skip
@@ -134,7 +143,7 @@ def test_random_saves_writes_in_proportion():
     assert count_module(programmed(given_module)).steady.total == writes[2]
 
 
-def objective(done, lambda_, grade=None):
+def objective(done: Any, lambda_: Any, grade: Any = None) -> Any:
     """Steady writes plus lambda * squared code error of every stored number."""
     error = 0.0
     for layer in done.layers:
@@ -158,7 +167,9 @@ def objective(done, lambda_, grade=None):
     crossbars=st.integers(1, 2), bits_per_cell=st.integers(1, 2),
 )  # fmt: skip
 @settings(max_examples=20)
-def test_optimal_beats_exact_and_random_at_its_objective(seed, lambda_, encoding, crossbars, bits_per_cell):
+def test_optimal_beats_exact_and_random_at_its_objective(
+    seed: int, lambda_: Any, encoding: Any, crossbars: Any, bits_per_cell: Any
+) -> None:
     given_module = placed(
         seed,
         shapes=((12, 16), (6, 8)),
@@ -175,7 +186,7 @@ def test_optimal_beats_exact_and_random_at_its_objective(seed, lambda_, encoding
             assert best <= objective(stale, lambda_)
 
 
-def test_optimal_wide_numbers_keep_their_upper_digits():
+def test_optimal_wide_numbers_keep_their_upper_digits() -> None:
     given_module = placed(3, shapes=((8, 16),), bits=11)
     done = programmed(given_module, mode="optimal", lambda_=1e-4)
     body = done.layers[0].at(Programmed)
@@ -183,13 +194,13 @@ def test_optimal_wide_numbers_keep_their_upper_digits():
     assert not same(stored(done), wanted(done))
 
 
-def test_optimal_goes_from_exact_to_nothing_written():
+def test_optimal_goes_from_exact_to_nothing_written() -> None:
     given_module = placed(4)
     assert same(stored(programmed(given_module, mode="optimal", lambda_=1e6)), wanted(given_module))
     assert count_module(programmed(given_module, mode="optimal", lambda_=1e-9)).steady.total == 0
 
 
-def test_optimal_spares_the_dearer_direction():
+def test_optimal_spares_the_dearer_direction() -> None:
     given_module = placed(5, shapes=((30, 32),), bits=6)
     even = count_module(programmed(given_module, mode="optimal", lambda_=0.01)).steady
     skewed = Reprogram(mode="optimal", lambda_=0.01, set_cost=4.0, reset_cost=1.0)
@@ -197,7 +208,7 @@ def test_optimal_spares_the_dearer_direction():
     assert 4 * dear.set + dear.reset < 4 * even.set + even.reset
 
 
-def test_optimal_follows_the_grades():
+def test_optimal_follows_the_grades() -> None:
     given_module = placed(6, shapes=((12, 16),), bits=6)
     rng = np.random.default_rng(0)
     outputs = np.where(np.arange(12) < 6, 100.0, 0.01).astype(np.float32)
@@ -213,7 +224,7 @@ def test_optimal_follows_the_grades():
     assert context.facts["reprogram"]["survivor_windows_cut_short"] >= 0
 
 
-def test_what_stays_in_zero_rows_cancels():
+def test_what_stays_in_zero_rows_cancels() -> None:
     """A weight of 0 has no sign: if its row always counted as +, stale magnitudes would add up to a bias."""
     rng = np.random.default_rng(3)
     codes = np.where(rng.random((64, 64)) < 0.7, 0, rng.integers(-15, 16, (64, 64)))
@@ -230,11 +241,11 @@ def test_what_stays_in_zero_rows_cancels():
 @pytest.mark.parametrize(
     "options", [{"mode": "random", "fraction": 0.3}, {"mode": "optimal", "lambda_": 0.03}]
 )
-def test_codes_stay_within_the_limits_of_the_host(encoding, dtype, options):
+def test_codes_stay_within_the_limits_of_the_host(encoding: Any, dtype: Any, options: Any) -> None:
     rng = np.random.default_rng(7)
     codes = rng.integers(-15, 13, (24, 16))
 
-    def effective(limits):
+    def effective(limits: Any) -> Any:
         body = codes_body(codes, 5, limits=limits)
         plain = "encode-signs{encoding=" + encoding + "},slice-bits,form-sections,deal-sections"
         placed_module = compiled(plain, module([body], target(columns=16), dtype=dtype))
@@ -248,7 +259,7 @@ def test_codes_stay_within_the_limits_of_the_host(encoding, dtype, options):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize(("bits", "bits_per_cell"), [(5, 2), (7, 4), (7, 3), (8, 3)])
-def test_optimal_holds_no_number_beyond_the_bits(encoding, bits, bits_per_cell):
+def test_optimal_holds_no_number_beyond_the_bits(encoding: Any, bits: int, bits_per_cell: Any) -> None:
     """Digits of several bits can spell numbers that the format does not have."""
     rng = np.random.default_rng(0)
     chip = target(rows=8, columns=64, bits_per_cell=bits_per_cell, encoding=encoding)
@@ -259,13 +270,13 @@ def test_optimal_holds_no_number_beyond_the_bits(encoding, bits, bits_per_cell):
     assert count_module(done).steady.total < count_module(given_module).steady.total
 
 
-def test_threads_change_nothing():
+def test_threads_change_nothing() -> None:
     given_module = placed(8, shapes=((20, 30), (9, 12)), crossbars=3)
     one = programmed(given_module, Context(threads=1), mode="optimal", lambda_=0.05)
     assert one == programmed(given_module, Context(threads=2), mode="optimal", lambda_=0.05)
 
 
-def test_refusals():
+def test_refusals() -> None:
     with pytest.raises(XbcError, match=r"columns = 9, but layer 'l0' stores a number in 5 columns"):
         Reprogram(mode="random", columns=9).run(placed(), Context())
     for options, message in (

@@ -1,6 +1,7 @@
 """Plans of residency against exhaustive search over resident subsets and load steps."""
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ layer_costs = st.builds(
 )  # fmt: skip
 
 
-def exhaustive(costs, crossbars, limit_ns):
+def exhaustive(costs: Any, crossbars: Any, limit_ns: Any) -> Any:
     """Fewest writes over every resident subset and every number of load steps of the others."""
     choices = [
         [0] * (c.sections <= crossbars) + list(range(1, c.sections + 1)) if c.sections else [0] for c in costs
@@ -42,7 +43,7 @@ def exhaustive(costs, crossbars, limit_ns):
 @settings(max_examples=60, deadline=None)
 @given(costs=st.lists(layer_costs, min_size=1, max_size=4), crossbars=st.integers(2, 12),
        time=st.sampled_from([1.0, 1.1, 1.5, 4.0]))  # fmt: skip
-def test_no_plan_is_better(costs, crossbars, time):
+def test_no_plan_is_better(costs: Any, crossbars: Any, time: Any) -> None:
     base = spread(costs, crossbars)
     plan = best_plan(costs, crossbars, time)
     rounding = 1e-6
@@ -55,7 +56,7 @@ def test_no_plan_is_better(costs, crossbars, time):
     assert plan.writes <= found * (1 + GAP) + base.writes * rounding + rounding
 
 
-def formed(seed, shapes, crossbars, **chip):
+def formed(seed: int, shapes: Any, crossbars: Any, **chip: Any) -> Any:
     rng = np.random.default_rng(seed)
     text = "encode-signs,slice-bits,form-sections,sort-sections,order-sections{bound=0}"
     return compiled(
@@ -63,11 +64,11 @@ def formed(seed, shapes, crossbars, **chip):
     )
 
 
-def crossbars_of(layer):
+def crossbars_of(layer: Any) -> Any:
     return set(layer.at(Placed).crossbar.tolist())
 
 
-def test_a_resident_layer_shares_no_crossbar_and_writes_nothing():
+def test_a_resident_layer_shares_no_crossbar_and_writes_nothing() -> None:
     given_module = formed(1, [(12, 16), (3, 8), (2, 8), (4, 8)], 16)
     context = Context()
     done = DealSections(resident="cost", time=2.0).run(given_module, context)
@@ -90,7 +91,7 @@ def test_a_resident_layer_shares_no_crossbar_and_writes_nothing():
 @given(
     seed=st.integers(0, 2**32 - 1), crossbars=st.integers(2, 60), routing=st.sampled_from(["gather", "block"])
 )
-def test_any_number_of_crossbars(seed, crossbars, routing):
+def test_any_number_of_crossbars(seed: int, crossbars: Any, routing: Any) -> None:
     given_module = formed(seed, [(6, 9), (3, 4), (9, 5), (1, 1)], crossbars, routing=routing)
     context = Context(threads=1)
     done = DealSections(resident="cost").run(given_module, context)
@@ -110,6 +111,6 @@ def test_any_number_of_crossbars(seed, crossbars, routing):
         ({"resident": "cost", "slowdown": 2.0}, "set time instead"),
     ],
 )
-def test_bad_options(options, message):
+def test_bad_options(options: Any, message: str) -> None:
     with pytest.raises(Exception, match=message):
         DealSections(**options)

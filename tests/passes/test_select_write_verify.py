@@ -1,5 +1,7 @@
 """select-write-verify: a true top-k over all layers, flags on the right cells, clear refusals."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,8 +23,14 @@ PLACE = "quantize{bits=4},encode-signs,slice-bits,form-sections,deal-sections"
 
 
 def placed(
-    shapes, seed=0, encoding="driver", bits_per_cell=1, outputs_per_section=1, values=None, quantize=None
-):
+    shapes: Any,
+    seed: int = 0,
+    encoding: Any = "driver",
+    bits_per_cell: Any = 1,
+    outputs_per_section: Any = 1,
+    values: Any = None,
+    quantize: Any = None,
+) -> Any:
     rng = np.random.default_rng(seed)
     layers = []
     for i, shape in enumerate(shapes):
@@ -41,7 +49,7 @@ def placed(
     ).module
 
 
-def flagged(module):
+def flagged(module: Any) -> Any:
     """Layer name -> bool [outputs, inputs]: weights with a verified cell, from the section table."""
     out = {}
     for layer in module.layers:
@@ -64,7 +72,9 @@ def flagged(module):
     levels=st.integers(1, 1000),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_selection_is_a_true_top_k_over_all_layers(shapes, fraction, levels, seed):
+def test_selection_is_a_true_top_k_over_all_layers(
+    shapes: Any, fraction: Any, levels: Any, seed: int
+) -> None:
     module = placed(shapes, seed)
     rng = np.random.default_rng(seed)
     scores = {f"l{i}": rng.integers(0, levels, s).astype(np.float32) for i, s in enumerate(shapes)}
@@ -89,7 +99,7 @@ def test_selection_is_a_true_top_k_over_all_layers(shapes, fraction, levels, see
     [("driver", 1), ("split", 3), ("differential", 2), ("offset", 3), ("twos-complement", 2)],
 )
 @pytest.mark.parametrize("slices", [0, 1, 2])
-def test_flags_stand_on_the_selected_weights_and_slices(encoding, outputs, slices):
+def test_flags_stand_on_the_selected_weights_and_slices(encoding: Any, outputs: Any, slices: Any) -> None:
     module = placed([(5, 9), (3, 6)], encoding=encoding, outputs_per_section=outputs)
     rng = np.random.default_rng(1)
     s = {"l0": rng.random((5, 9), np.float32), "l1": rng.random((3, 6), np.float32)}
@@ -111,7 +121,7 @@ def test_flags_stand_on_the_selected_weights_and_slices(encoding, outputs, slice
 
 
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))
-def test_mask_takes_high_order_cells(encoding):
+def test_mask_takes_high_order_cells(encoding: Any) -> None:
     cells = CellFormat(encoding, 7, 2)
     assert verify_mask(cells, 0) == (1 << cells.word_bits) - 1
     levels = cells.levels(np.array([verify_mask(cells, 1)], np.uint32))[0]
@@ -119,7 +129,7 @@ def test_mask_takes_high_order_cells(encoding):
     assert (levels > 0).sum() == cells.columns // cells.slices
 
 
-def test_variance_weighs_by_the_largest_weight_of_a_layer():
+def test_variance_weighs_by_the_largest_weight_of_a_layer() -> None:
     values = [np.array([[1.0, 0.1]], np.float32), np.array([[10.0, 0.1]], np.float32)]
     module = placed([(1, 2), (1, 2)], values=values)
     s = {"l0": np.array([[5.0, 4.0]], np.float32), "l1": np.array([[1.0, 0.5]], np.float32)}
@@ -132,7 +142,7 @@ def test_variance_weighs_by_the_largest_weight_of_a_layer():
     assert layer["l1"].all()  # an error there is ten times as large
 
 
-def test_variance_weighs_by_the_largest_weight_of_an_output_with_a_scale_of_its_own():
+def test_variance_weighs_by_the_largest_weight_of_an_output_with_a_scale_of_its_own() -> None:
     values = [np.array([[1.0, 0.1], [10.0, 0.1]], np.float32)]
     s = {"l0": np.array([[5.0, 4.0], [1.0, 0.5]], np.float32)}
     for granularity, first in (("tensor", True), ("channel", False)):
@@ -142,7 +152,7 @@ def test_variance_weighs_by_the_largest_weight_of_an_output_with_a_scale_of_its_
         assert hit[1].all() != first  # an error there is ten times as large, if it has its own scale
 
 
-def test_methods_without_sensitivities():
+def test_methods_without_sensitivities() -> None:
     module = placed([(4, 8), (6, 5)])
     by_size = flagged(SelectWriteVerify(method="magnitude", fraction=0.25).run(module, Context()))
     sizes = {x.name: np.abs(x.at(Placed).codes) * x.at(Placed).scale.reshape(-1, 1) for x in module.layers}
@@ -156,7 +166,7 @@ def test_methods_without_sensitivities():
     assert any((one[n] != other[n]).any() for n in one)
 
 
-def test_everything_or_nothing():
+def test_everything_or_nothing() -> None:
     module = placed([(3, 4)])
     every = SelectWriteVerify(method="magnitude", fraction=1).run(module, Context())
     assert every.layers[0].at(Programmed).verify is None
@@ -164,7 +174,7 @@ def test_everything_or_nothing():
     assert not none.layers[0].at(Programmed).verify.any()
 
 
-def test_bad_input_is_refused_in_a_sentence():
+def test_bad_input_is_refused_in_a_sentence() -> None:
     module = placed([(3, 4)])
     with pytest.raises(XbcError, match="needs sensitivities: run xbc sensitivity"):
         SelectWriteVerify().run(module, Context())

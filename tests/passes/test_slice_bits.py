@@ -1,5 +1,7 @@
 """slice-bits: digits, defaults, refusals."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from tests.passes.small import codes_body, module, target
 
 
 @given(bits=st.integers(1, 12), per_cell=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
-def test_digits_are_the_base_digits_of_the_magnitude(bits, per_cell, seed):
+def test_digits_are_the_base_digits_of_the_magnitude(bits: int, per_cell: Any, seed: int) -> None:
     codes = np.random.default_rng(seed).integers(-(2**bits) + 1, 2**bits, (3, 4))
     codes[0, 0] = 2**bits - 1
     chip = target(columns=12, bits_per_cell=4)
@@ -29,13 +31,13 @@ def test_digits_are_the_base_digits_of_the_magnitude(bits, per_cell, seed):
         assert rest == 0
 
 
-def test_zero_takes_the_bits_of_the_target_and_its_encoding():
+def test_zero_takes_the_bits_of_the_target_and_its_encoding() -> None:
     done = SliceBits().run(module([[[3, -2]]], target(bits_per_cell=2, encoding="split")), Context())
     body = done.layers[0].at(Sliced)
     assert (body.bits_per_cell, body.encoding) == (2, "split")
 
 
-def test_refusals():
+def test_refusals() -> None:
     with pytest.raises(XbcError, match=r"bits-per-cell = 5 is outside 0\.\.4"):
         SliceBits(bits_per_cell=5)
     with pytest.raises(XbcError, match=r"cells of target 'small' hold 1 bit"):

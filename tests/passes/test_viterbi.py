@@ -1,6 +1,7 @@
 """The dynamic programme of partial reprogramming against a full transition matrix and exhaustive search."""
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from passes.hold import WINDOW
 from passes.solvers.viterbi import LANES, PACKED, UNIT, hold_block, hold_rows, reference
 
 
-def cost_of(held, wanted, weight, values, bits, up, down):
+def cost_of(held: Any, wanted: Any, weight: Any, values: Any, bits: int, up: Any, down: Any) -> Any:
     """Plain accounting of one row with a free start."""
     total = 0.0
     for t, state in enumerate(held):
@@ -25,7 +26,17 @@ def cost_of(held, wanted, weight, values, bits, up, down):
     return total
 
 
-def solve(wanted, weight, lengths, width, values, bits, up, down, window):
+def solve(
+    wanted: Any,
+    weight: Any,
+    lengths: Any,
+    width: Any,
+    values: Any,
+    bits: int,
+    up: Any,
+    down: Any,
+    window: Any,
+) -> Any:
     """``hold_rows`` on ``[steps, lanes]`` with costs in writes."""
     held = np.full(wanted.shape, 255, np.uint8)
     start = np.full(LANES, -1, np.int64)
@@ -37,7 +48,7 @@ def solve(wanted, weight, lengths, width, values, bits, up, down, window):
 
 
 @st.composite
-def problems(draw, widths=(1, 2, 3, 4, 6, 8), most_steps=30):
+def problems(draw: Any, widths: Any = (1, 2, 3, 4, 6, 8), most_steps: Any = 30) -> Any:
     bits = draw(st.sampled_from([1, 2, 3, 4]))
     width = draw(st.sampled_from([w for w in widths if w % bits == 0] or [bits]))
     steps = draw(st.integers(1, most_steps))
@@ -59,7 +70,7 @@ def problems(draw, widths=(1, 2, 3, 4, 6, 8), most_steps=30):
 
 @given(problem=problems())
 @settings(max_examples=80)
-def test_kernel_costs_what_the_reference_costs(problem):
+def test_kernel_costs_what_the_reference_costs(problem: Any) -> None:
     wanted, weight, lengths, width, values, bits, up, down = problem
     held, forced = solve(*problem, window=256)
     assert forced == 0
@@ -75,7 +86,7 @@ def test_kernel_costs_what_the_reference_costs(problem):
 
 @given(problem=problems(widths=(4, 8), most_steps=90), window=st.sampled_from([24, 40]))
 @settings(max_examples=25)
-def test_small_windows_are_exact_while_survivors_merge(problem, window):
+def test_small_windows_are_exact_while_survivors_merge(problem: Any, window: Any) -> None:
     wanted, weight, lengths, _, values, bits, up, down = problem
     held, forced = solve(*problem, window=window)
     whole, _ = solve(*problem, window=256)
@@ -87,7 +98,7 @@ def test_small_windows_are_exact_while_survivors_merge(problem, window):
             assert abs(costs[0] - costs[1]) <= n * 4 / UNIT
 
 
-def test_small_windows_merge_on_ordinary_penalties():
+def test_small_windows_merge_on_ordinary_penalties() -> None:
     """Without this the property above might hold of nothing."""
     rng = np.random.default_rng(0)
     values = np.arange(256, dtype=np.float32)
@@ -100,7 +111,7 @@ def test_small_windows_merge_on_ordinary_penalties():
     np.testing.assert_array_equal(held, whole)
 
 
-def test_windows_cut_short_cost_little():
+def test_windows_cut_short_cost_little() -> None:
     rng = np.random.default_rng(0)
     values = np.arange(256, dtype=np.float32)
     wanted = np.clip(rng.normal(90, 40, (700, LANES)), 0, 255).astype(np.uint8).astype(np.float32)
@@ -114,7 +125,7 @@ def test_windows_cut_short_cost_little():
         assert best - 1e-6 <= cost_of(held[:, lane], *args) <= 1.005 * best
 
 
-def test_survivors_that_cannot_merge_are_counted():
+def test_survivors_that_cannot_merge_are_counted() -> None:
     """Rows whose weights do not matter are held for ever: any start is as good, nothing merges."""
     values = np.arange(4, dtype=np.float32)
     wanted = np.zeros((100, LANES), np.float32)
@@ -125,7 +136,7 @@ def test_survivors_that_cannot_merge_are_counted():
 
 @given(problem=problems(widths=(1, 2, 3), most_steps=4))
 @settings(max_examples=40)
-def test_kernel_and_reference_equal_exhaustive_search(problem):
+def test_kernel_and_reference_equal_exhaustive_search(problem: Any) -> None:
     wanted, weight, lengths, width, values, bits, up, down = problem
     if width > 3:
         return
@@ -138,7 +149,7 @@ def test_kernel_and_reference_equal_exhaustive_search(problem):
     assert cost_of(held[:n, 0], *args) <= best + n * (2 / UNIT + 1e-6 * (1 + best))
 
 
-def test_a_given_start_is_kept_to():
+def test_a_given_start_is_kept_to() -> None:
     values = np.arange(16, dtype=np.float32)
     wanted = np.full((1, LANES), 15.0, np.float32)
     held = np.zeros((1, LANES), np.uint8)
@@ -152,7 +163,7 @@ def test_a_given_start_is_kept_to():
     assert held[0, 1] == 15  # a free start writes nothing
 
 
-def test_heavy_penalties_hold_what_is_wanted():
+def test_heavy_penalties_hold_what_is_wanted() -> None:
     rng = np.random.default_rng(1)
     values = np.arange(256, dtype=np.float32)
     wanted = rng.integers(0, 256, (200, LANES)).astype(np.float32)
@@ -161,7 +172,7 @@ def test_heavy_penalties_hold_what_is_wanted():
     np.testing.assert_array_equal(held, wanted)
 
 
-def test_block_skips_rows_that_do_not_care():
+def test_block_skips_rows_that_do_not_care() -> None:
     """A don't-care row of a load takes no part: its neighbours in time meet as if the load were not there."""
     wanted = np.array([[3, 0], [0, 5], [3, 2]], np.uint8)
     driven = np.array([[True, True], [False, True], [True, True]])

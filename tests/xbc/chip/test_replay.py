@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from tests.xbc.chip.loader import load_program
 
 from ir.module import Module
 from ir.stages import Programmed
 from tests.xbc.backend.programs import programs, small_program
+from tests.xbc.recovery.loader import load_program
 from xbc.backend import Program, emit_program
 from xbc.chip import Chip, effective_codes, replay, verify_program
 

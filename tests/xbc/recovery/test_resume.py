@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.xbc.chip.power_cuts import WAYS, begin, interrupted_inference
 
 from ir.errors import XbcError
 from tests.xbc.cases import CHIPS, Case
+from tests.xbc.recovery.power_cuts import WAYS, begin, interrupted_inference
 from xbc.backend.stream import start_levels
 from xbc.recovery.journal import HEADER, RECORD, Journal, read_journal
 from xbc.recovery.resume import locate, position_from_read_back, position_of_journal, rest_of

@@ -13,7 +13,7 @@ TARGET = load_target("isaac-128").override(
 )  # fmt: skip
 
 
-def test_counts_by_hand():
+def test_counts_by_hand() -> None:
     cost = network_cost(LAYERS, "unipolar", 4, TARGET)  # two cells per weight; two row blocks, then one
     assert cost.cells == 200 * 20 + 30 * 8
     assert cost.conversions == 5 * 2 * 20 * 8 + 1 * 8 * 8
@@ -26,7 +26,7 @@ def test_counts_by_hand():
     assert cost.area_um2 == pytest.approx(expected)
 
 
-def test_encodings_compare_as_they_should():
+def test_encodings_compare_as_they_should() -> None:
     cost = {
         e: network_cost(LAYERS, e, 4, TARGET)
         for e in ("unipolar", "offset", "split", "differential", "driver")
@@ -40,14 +40,14 @@ def test_encodings_compare_as_they_should():
     assert all(cost["unipolar"].energy_pj <= c.energy_pj for c in cost.values())
 
 
-def test_shared_converters_are_those_of_the_largest_layer():
+def test_shared_converters_are_those_of_the_largest_layer() -> None:
     own, shared = (network_cost(LAYERS, "unipolar", 4, TARGET, sharing=s) for s in ("layer", "network"))
     assert (own.adcs, shared.adcs) == (12, 10)
     assert shared.area_um2 < own.area_um2
     assert shared.energy_pj == own.energy_pj
 
 
-def test_a_bit_more_costs_what_the_target_says():
+def test_a_bit_more_costs_what_the_target_says() -> None:
     target = TARGET.override({"area.adc_area_growth": 1.5, "area.adc_energy_growth": 1.25})
     plain, signed = (network_cost(LAYERS, e, 4, target) for e in ("unipolar", "differential"))
     parts = (230 * 0.166, 0.001526)
@@ -57,6 +57,6 @@ def test_a_bit_more_costs_what_the_target_says():
     assert signed.energy_pj - plain.energy_pj == pytest.approx(reads + plain.conversions * 2.0 * 0.25)
 
 
-def test_a_target_without_areas_is_refused():
+def test_a_target_without_areas_is_refused() -> None:
     with pytest.raises(XbcError, match=r"'gather-128' has no areas: give cell_um2"):
         network_cost(LAYERS, "unipolar", 4, load_target("gather-128"))

@@ -1,6 +1,7 @@
 """Function-preserving transforms, proven by onnxruntime; uniform quantisation; one-signed sections."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,12 +24,12 @@ MODELS = Path(__file__).parents[3] / "models"
 TARGET = load_target("gather-128")
 
 
-def random_network(path, rng):
+def random_network(path: Any, rng: Any) -> Any:
     """Convolutions, norms, a residual sum, pooling, a concat, dense layers of random sizes and scales."""
     channels = int(rng.integers(2, 5))
     weights, nodes = {}, []
 
-    def conv(name, x, inputs, outputs, kernel, bias=True):
+    def conv(name: str, x: Any, inputs: Any, outputs: Any, kernel: Any, bias: Any = True) -> Any:
         weights[f"{name}.w"] = rng.standard_normal((outputs, inputs, kernel, kernel)) * 10 ** rng.uniform(
             -1, 1
         )
@@ -40,11 +41,11 @@ def random_network(path, rng):
         nodes.append(helper.make_node("Conv", names, [f"{name}.y"], name=name, pads=pads))
         return f"{name}.y"
 
-    def act(op, x, *constants, **attributes):
+    def act(op: Any, x: Any, *constants: Any, **attributes: Any) -> Any:
         nodes.append(helper.make_node(op, [x, *constants], [f"{x}.{op}"], **attributes))
         return f"{x}.{op}"
 
-    def norm(op, x, width, *names, **attributes):
+    def norm(op: Any, x: Any, width: Any, *names: Any, **attributes: Any) -> Any:
         values = {n: rng.standard_normal(width) for n in names}
         values |= {"var": rng.uniform(0.1, 4, width)} if "var" in names else {}
         weights.update({f"{x}.{n}": v for n, v in values.items()})
@@ -88,7 +89,9 @@ def random_network(path, rng):
 
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), balance=st.sampled_from(["weights", "activations", "both"]))
-def test_rescaling_preserves_the_function(tmp_path_factory, seed, balance):
+def test_rescaling_preserves_the_function(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, balance: Any
+) -> None:
     rng = np.random.default_rng(seed)
     imported = import_model(random_network(tmp_path_factory.mktemp("r") / "m.onnx", rng), TARGET)
     x = rng.standard_normal((8, 2, 6, 6)).astype(np.float32)
@@ -101,7 +104,9 @@ def test_rescaling_preserves_the_function(tmp_path_factory, seed, balance):
 
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_reference_columns_preserve_the_function_and_leave_no_negative_weight(tmp_path_factory, seed):
+def test_reference_columns_preserve_the_function_and_leave_no_negative_weight(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     folder = tmp_path_factory.mktemp("u")
     imported = import_model(random_network(folder / "m.onnx", rng), TARGET)
@@ -119,7 +124,9 @@ def test_reference_columns_preserve_the_function_and_leave_no_negative_weight(tm
 
 @given(seed=st.integers(0, 2**32 - 1), outputs=st.integers(1, 4))
 @settings(max_examples=15)
-def test_sections_with_a_polarity_contain_one_sign(tmp_path_factory, seed, outputs):
+def test_sections_with_a_polarity_contain_one_sign(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, outputs: Any
+) -> None:
     rng = np.random.default_rng(seed)
     imported = import_model(random_network(tmp_path_factory.mktemp("s") / "m.onnx", rng), TARGET)
     target = TARGET.override(
@@ -136,7 +143,7 @@ def test_sections_with_a_polarity_contain_one_sign(tmp_path_factory, seed, outpu
         assert (codes * body.polarity[:, None, None] >= 0).all()
 
 
-def test_a_chain_becomes_exactly_uniform_and_survives_few_bits(tmp_path):
+def test_a_chain_becomes_exactly_uniform_and_survives_few_bits(tmp_path: Path) -> None:
     imported = import_model(MODELS / "digits_cnn.onnx", TARGET)
     done = rescale_model(imported)
     assert spread(done.before) > 5
@@ -154,7 +161,7 @@ def test_a_chain_becomes_exactly_uniform_and_survives_few_bits(tmp_path):
     assert min(used) < 15  # without rescaling a uniform scale leaves levels unused
 
 
-def constants_everywhere(path, rng, captured):
+def constants_everywhere(path: Any, rng: Any, captured: Any) -> Any:
     """Constants in Expand, Concat and Sum on the way of a factor; a control flow that reads a scaled tensor."""
     weights = {f"w{i}": rng.standard_normal((4, 4)) * 10.0**i for i in range(3)}
     weights |= {n: rng.standard_normal((1, k, 4)) for n, k in (("token", 1), ("more", 1), ("place", 5))}
@@ -189,7 +196,9 @@ def constants_everywhere(path, rng, captured):
 
 
 @pytest.mark.parametrize("captured", [False, True])
-def test_constants_on_the_way_are_scaled_and_bodies_read_the_true_tensor(tmp_path, captured):
+def test_constants_on_the_way_are_scaled_and_bodies_read_the_true_tensor(
+    tmp_path: Path, captured: Any
+) -> None:
     rng = np.random.default_rng(0)
     imported = import_model(constants_everywhere(tmp_path / "m.onnx", rng, captured), TARGET)
     x = rng.standard_normal((2, 3, 4)).astype(np.float32)
@@ -201,7 +210,7 @@ def test_constants_on_the_way_are_scaled_and_bodies_read_the_true_tensor(tmp_pat
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 18])
-def test_reference_columns_in_every_opset(tmp_path, opset):
+def test_reference_columns_in_every_opset(tmp_path: Path, opset: Any) -> None:
     rng = np.random.default_rng(0)
     shapes = {"c": (3, 2, 3, 3), "cb": (3,), "m": (48, 5), "n": (5, 4), "nb": (4,)}
     constants = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
@@ -232,13 +241,13 @@ def test_reference_columns_in_every_opset(tmp_path, opset):
 
 
 @pytest.mark.parametrize("transform", [lambda m: rescale_model(m).model, lambda m: unipolar_model(m).model])
-def test_names_that_the_model_has_already_are_not_taken(tmp_path, transform):
+def test_names_that_the_model_has_already_are_not_taken(tmp_path: Path, transform: Any) -> None:
     rng = np.random.default_rng(3)
     path = random_network(tmp_path / "m.onnx", rng)
     imported = import_model(path, TARGET)
     model, changed = onnx.load(path), transform(imported)
 
-    def names(graph):
+    def names(graph: Any) -> Any:
         return {t.name for t in graph.initializer} | {
             n for node in graph.node for n in (node.name, *node.output)
         }
@@ -258,7 +267,7 @@ def test_names_that_the_model_has_already_are_not_taken(tmp_path, transform):
     assert check_same_function(imported, changed, rng.standard_normal((8, 2, 6, 6)).astype(np.float32)) < 1e-4
 
 
-def test_another_function_is_refused():
+def test_another_function_is_refused() -> None:
     imported = import_model(MODELS / "digits_cnn.onnx", TARGET)
     x = np.random.default_rng(0).random((4, 1, 8, 8)).astype(np.float32)
     changed = rescale_model(imported).model
@@ -276,7 +285,7 @@ def test_another_function_is_refused():
         check_same_function(imported, changed, x)
 
 
-def test_keep_unipolar_takes_layers_without_a_negative_code(tmp_path):
+def test_keep_unipolar_takes_layers_without_a_negative_code(tmp_path: Path) -> None:
     imported = import_model(MODELS / "digits_cnn.onnx", TARGET)
     onnx.save(unipolar_model(imported).model, tmp_path / "u.onnx")
     again = import_model(tmp_path / "u.onnx", TARGET)
@@ -288,7 +297,7 @@ def test_keep_unipolar_takes_layers_without_a_negative_code(tmp_path):
         run_pipeline(again.module, parse_pipeline("quantize,encode-signs{encoding=unipolar}"))
 
 
-def test_bad_input_is_refused():
+def test_bad_input_is_refused() -> None:
     quantised = import_model(MODELS / "digits_cnn_qdq.onnx", TARGET)
     with pytest.raises(XbcError, match="quantised already"):
         rescale_model(quantised)
@@ -303,7 +312,7 @@ def test_bad_input_is_refused():
 
 
 @pytest.mark.parametrize("model", ["lenet_mnist", "cifar10_resnet20", "deit_tiny_patch16_224"])
-def test_real_models(shared_data, model):
+def test_real_models(shared_data: Path, model: Any) -> None:
     imported = import_model(shared_data / "models" / f"{model}.onnx", TARGET)
     shape = [d.dim_value for d in imported.host.graph.input[0].type.tensor_type.shape.dim][1:]
     x = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,12 +20,12 @@ MODELS = Path(__file__).parents[3] / "models"
 TARGET = load_target("gather-128")
 
 
-def model_sensitivities(*arguments, **options):
+def model_sensitivities(*arguments: Any, **options: Any) -> Any:
     """SWIM's recursion unless a test asks for the gradient."""
     return all_sensitivities(*arguments, **{"method": "recursion", **options})
 
 
-def save_model(path, nodes, inputs, outputs, initialisers):
+def save_model(path: Any, nodes: Any, inputs: Any, outputs: Any, initialisers: Any) -> Any:
     graph = helper.make_graph(
         nodes,
         "net",
@@ -36,7 +37,7 @@ def save_model(path, nodes, inputs, outputs, initialisers):
     return path
 
 
-def second_differences(imported, x, step=0.02):
+def second_differences(imported: Any, x: Any, step: Any = 0.02) -> Any:
     """Diagonal Hessian of the mean cross-entropy with the model's own output as target, by layer."""
     base = module_tensors(imported.module)
     session = ort.InferenceSession(imported.host.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -45,7 +46,7 @@ def second_differences(imported, x, step=0.02):
     q = np.exp(logits - logits.max(1, keepdims=True))
     q /= q.sum(1, keepdims=True)
 
-    def loss(tensors):
+    def loss(tensors: Any) -> Any:
         z = session.run(None, {name: x, **tensors})[0].astype(np.float64)
         log = z - z.max(1, keepdims=True)
         return -(q * (log - np.log(np.exp(log).sum(1, keepdims=True)))).sum(1).mean()
@@ -66,7 +67,7 @@ def second_differences(imported, x, step=0.02):
     return out
 
 
-def small_mlp(path, hidden, activation, rng):
+def small_mlp(path: Any, hidden: Any, activation: Any, rng: Any) -> Any:
     act = {
         "Relu": [helper.make_node("Relu", ["h"], ["a"])],
         "Gelu": [
@@ -93,7 +94,7 @@ def small_mlp(path, hidden, activation, rng):
 
 
 @pytest.mark.parametrize("activation", ["Relu", "Gelu"])
-def test_last_layer_is_the_exact_hessian(tmp_path, activation):
+def test_last_layer_is_the_exact_hessian(tmp_path: Path, activation: Any) -> None:
     rng = np.random.default_rng(1)
     imported = import_model(small_mlp(tmp_path / "m.onnx", 5, activation, rng), TARGET)
     x = rng.standard_normal((8, 6)).astype(np.float32)
@@ -102,7 +103,7 @@ def test_last_layer_is_the_exact_hessian(tmp_path, activation):
     np.testing.assert_allclose(ours["last"], exact["last"], rtol=0.02, atol=2e-4)
 
 
-def test_one_hidden_unit_is_exact_in_all_layers(tmp_path):
+def test_one_hidden_unit_is_exact_in_all_layers(tmp_path: Path) -> None:
     # One path from every weight of the first layer to the logits: what is left out is between logits only.
     # With two classes whose logits are z and 0 there is nothing between them.
     rng = np.random.default_rng(2)
@@ -121,7 +122,7 @@ def test_one_hidden_unit_is_exact_in_all_layers(tmp_path):
         np.testing.assert_allclose(ours[name], exact, rtol=0.02, atol=1e-4, err_msg=name)
 
 
-def test_hidden_layers_rank_like_the_true_hessian(tmp_path):
+def test_hidden_layers_rank_like_the_true_hessian(tmp_path: Path) -> None:
     from scipy.stats import spearmanr
 
     rng = np.random.default_rng(3)
@@ -132,7 +133,7 @@ def test_hidden_layers_rank_like_the_true_hessian(tmp_path):
     assert spearmanr(ours.ravel(), exact.ravel()).statistic > 0.8
 
 
-def test_gelu_written_out_equals_gelu_as_one_node(tmp_path):
+def test_gelu_written_out_equals_gelu_as_one_node(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     path = small_mlp(tmp_path / "m.onnx", 7, "Gelu", rng)
     written_out = import_model(path, TARGET)
@@ -149,7 +150,7 @@ def test_gelu_written_out_equals_gelu_as_one_node(tmp_path):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-8)
 
 
-def test_batches_do_not_change_the_result(tmp_path, monkeypatch):
+def test_batches_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     imported = import_model(MODELS / "digits_vit.onnx", TARGET)
     x = np.load(MODELS / "digits_calib.npz")["image"][:10]
     once = model_sensitivities(imported, x)
@@ -162,7 +163,7 @@ def test_batches_do_not_change_the_result(tmp_path, monkeypatch):
         assert values.any()
 
 
-def test_dequantised_weights_count_per_unit_of_weight(tmp_path):
+def test_dequantised_weights_count_per_unit_of_weight(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     codes, scale = rng.integers(-100, 100, (6, 4)), 0.02
     x = rng.standard_normal((9, 6)).astype(np.float32)
@@ -185,7 +186,7 @@ def test_dequantised_weights_count_per_unit_of_weight(tmp_path):
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
 
 
-def test_sensitivity_predicts_the_loss_of_small_noise(tmp_path):
+def test_sensitivity_predicts_the_loss_of_small_noise(tmp_path: Path) -> None:
     """E[loss(w + e)] - loss(w) = 1/2 sum S sigma**2: the last layer of a real network, many draws."""
     imported = import_model(MODELS / "digits_cnn.onnx", TARGET)
     x = np.load(MODELS / "digits_calib.npz")["image"][:64]
@@ -198,7 +199,7 @@ def test_sensitivity_predicts_the_loss_of_small_noise(tmp_path):
     q = np.exp(z0 - z0.max(1, keepdims=True))
     q /= q.sum(1, keepdims=True)
 
-    def loss(z):
+    def loss(z: Any) -> Any:
         z = z - z.max(1, keepdims=True)
         return -(q * (z - np.log(np.exp(z).sum(1, keepdims=True)))).sum(1).mean()
 
@@ -212,12 +213,12 @@ def test_sensitivity_predicts_the_loss_of_small_noise(tmp_path):
     assert np.mean(rises) == pytest.approx(0.5 * sigma**2 * s[last.name].sum(), rel=0.15)
 
 
-def gauss_newton(imported, x, step=5e-3):
+def gauss_newton(imported: Any, x: Any, step: Any = 5e-3) -> Any:
     """The exact diagonal J' (diag(q) - q q') J of the mean cross-entropy, J by finite differences, by layer."""
     base = module_tensors(imported.module)
     session = ort.InferenceSession(imported.host.SerializeToString(), providers=["CPUExecutionProvider"])
 
-    def logits(tensors):
+    def logits(tensors: Any) -> Any:
         return session.run(None, {"x": x, **tensors})[0].astype(np.float64)
 
     z = logits(base)
@@ -239,7 +240,7 @@ def gauss_newton(imported, x, step=5e-3):
     return out
 
 
-def small_cnn(path, rng):
+def small_cnn(path: Any, rng: Any) -> Any:
     """Two convolutions, a residual sum, global average, classifier: where the recursion's assumptions fail."""
     weights = {
         "c1": 0.5 * rng.standard_normal((4, 1, 3, 3)),
@@ -259,7 +260,7 @@ def small_cnn(path, rng):
     return save_model(path, nodes, ["n", 1, 8, 8], ["n", 3], weights)
 
 
-def test_the_gradient_is_the_gauss_newton_diagonal_where_the_recursion_is_not(tmp_path):
+def test_the_gradient_is_the_gauss_newton_diagonal_where_the_recursion_is_not(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     imported = import_model(small_cnn(tmp_path / "m.onnx", rng), TARGET)
     x = np.repeat(rng.standard_normal((20, 1, 8, 8)), 40, axis=0).astype(np.float32)  # 40 labels per image
@@ -273,7 +274,7 @@ def test_the_gradient_is_the_gauss_newton_diagonal_where_the_recursion_is_not(tm
     assert recursion["last"].sum() == pytest.approx(exact["last"].sum(), rel=0.02)
 
 
-def test_gradient_of_given_labels_is_the_one_by_finite_differences(tmp_path):
+def test_gradient_of_given_labels_is_the_one_by_finite_differences(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     imported = import_model(small_cnn(tmp_path / "m.onnx", rng), TARGET)
     x = rng.standard_normal((3, 1, 8, 8)).astype(np.float32)
@@ -282,7 +283,7 @@ def test_gradient_of_given_labels_is_the_one_by_finite_differences(tmp_path):
     base = module_tensors(imported.module)
     session = ort.InferenceSession(imported.host.SerializeToString(), providers=["CPUExecutionProvider"])
 
-    def losses(tensors):
+    def losses(tensors: Any) -> Any:
         z = session.run(None, {"x": x, **tensors})[0].astype(np.float64)
         return np.log(np.exp(z - z.max(1, keepdims=True)).sum(1)) + z.max(1) - z[np.arange(3), labels]
 
@@ -301,7 +302,7 @@ def test_gradient_of_given_labels_is_the_one_by_finite_differences(tmp_path):
         np.testing.assert_allclose(found[layer.name], expected, rtol=0.05, atol=slack, err_msg=layer.name)
 
 
-def test_drawn_labels_depend_on_the_seed_only(tmp_path):
+def test_drawn_labels_depend_on_the_seed_only(tmp_path: Path) -> None:
     imported = import_model(small_cnn(tmp_path / "m.onnx", np.random.default_rng(8)), TARGET)
     x = np.random.default_rng(9).standard_normal((4, 1, 8, 8)).astype(np.float32)
     a, b, c = (model_sensitivities(imported, x, method="gradient", seed=s).layers for s in (1, 1, 2))
@@ -309,7 +310,7 @@ def test_drawn_labels_depend_on_the_seed_only(tmp_path):
     assert any((a[n] != c[n]).any() for n in a)
 
 
-def test_noise_moves_the_weights_at_which_the_curvature_is_taken(tmp_path):
+def test_noise_moves_the_weights_at_which_the_curvature_is_taken(tmp_path: Path) -> None:
     """z = w2 w1 x under half the squared error: S of w1[i, h] is w2[h]**2 x[i]**2, of a noisy w2 its mean square."""
     rng = np.random.default_rng(11)
     weights = {"w1": rng.standard_normal((3, 4)), "w2": rng.standard_normal((4, 1))}
@@ -332,7 +333,7 @@ def test_noise_moves_the_weights_at_which_the_curvature_is_taken(tmp_path):
             all_sensitivities(imported, x, noise=bad)
 
 
-def test_gradient_needs_one_sample_at_a_time(tmp_path):
+def test_gradient_needs_one_sample_at_a_time(tmp_path: Path) -> None:
     node = helper.make_node("MatMul", ["x", "w"], ["z"], name="only")
     path = save_model(tmp_path / "m.onnx", [node], [4, 6], [4, 3], {"w": np.ones((6, 3))})
     imported = import_model(path, TARGET)
@@ -341,13 +342,13 @@ def test_gradient_needs_one_sample_at_a_time(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def digits():
+def digits() -> Any:
     imported = import_model(MODELS / "digits_cnn.onnx", TARGET)
     x = np.load(MODELS / "digits_calib.npz")["image"][:4]
     return imported, x, model_sensitivities(imported, x)
 
 
-def test_file_round_trip(digits, tmp_path):
+def test_file_round_trip(digits: Any, tmp_path: Path) -> None:
     imported, _, found = digits
     save_sensitivities(found, tmp_path / "sens.npz")
     again = load_sensitivities(tmp_path / "sens.npz", imported.module)
@@ -362,11 +363,11 @@ def test_file_round_trip(digits, tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "sens.npz"]
 
 
-def test_files_that_do_not_fit_are_refused(digits, tmp_path):
+def test_files_that_do_not_fit_are_refused(digits: Any, tmp_path: Path) -> None:
     imported, _, found = digits
     path = tmp_path / "sens.npz"
 
-    def refused(match, **changes):
+    def refused(match: Any, **changes: Any) -> None:
         save_sensitivities(dataclasses.replace(found, **changes), path)
         with pytest.raises(XbcError, match=match):
             load_sensitivities(path, imported.module)
@@ -388,7 +389,7 @@ def test_files_that_do_not_fit_are_refused(digits, tmp_path):
         load_sensitivities(tmp_path / "absent.npz", imported.module)
 
 
-def test_data_that_does_not_fit_is_refused(digits):
+def test_data_that_does_not_fit_is_refused(digits: Any) -> None:
     imported, x, _ = digits
     with pytest.raises(XbcError, match="the model's input"):
         model_sensitivities(imported, x[:, :, :5])
@@ -402,13 +403,13 @@ def test_data_that_does_not_fit_is_refused(digits):
         model_sensitivities(imported, x, loss="empirical")
 
 
-def test_an_operator_without_a_rule_is_named():
+def test_an_operator_without_a_rule_is_named() -> None:
     imported = import_model(MODELS / "digits_lstm.onnx", TARGET)
     with pytest.raises(XbcError, match="is a LSTM"):
         model_sensitivities(imported, np.zeros((1, 8, 8), np.float32))
 
 
-def test_labels_make_the_empirical_form(digits):
+def test_labels_make_the_empirical_form(digits: Any) -> None:
     imported, x, found = digits
     labels = np.array([1, 2, 3, 4])
     empirical = model_sensitivities(imported, x, labels, loss="empirical")
@@ -421,7 +422,7 @@ def test_labels_make_the_empirical_form(digits):
 @pytest.mark.parametrize(
     "model", ["lenet_mnist", "cifar10_resnet20", "deit_tiny_patch16_224", "resnet50_v1p5_w8dq"]
 )
-def test_real_models(shared_data, model):
+def test_real_models(shared_data: Path, model: Any) -> None:
     imported = import_model(shared_data / "models" / f"{model}.onnx", TARGET)
     shape = [d.dim_value for d in imported.host.graph.input[0].type.tensor_type.shape.dim][1:]
     x = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)

@@ -1,5 +1,7 @@
 """Every operator rule against the squared Jacobian, by finite differences of onnx's reference evaluator."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -20,21 +22,21 @@ RNG = np.random.default_rng(7)
 OPSET = 20
 
 
-def positive(*shape):
+def positive(*shape: Any) -> Any:
     return RNG.uniform(0.5, 2.0, shape)
 
 
-def normal(*shape):
+def normal(*shape: Any) -> Any:
     return RNG.standard_normal(shape)
 
 
-def case(op, *inputs, wanted=None, outputs=1, **attributes):
+def case(op: Any, *inputs: Any, wanted: Any = None, outputs: Any = 1, **attributes: Any) -> Any:
     """``wanted``: which inputs are differentiated, default the first."""
     marks = "-".join([op, *(f"{k}{v}" for k, v in attributes.items() if not isinstance(v, float))])
     return pytest.param(op, inputs, wanted or (0,), outputs, attributes, id=marks.replace(" ", ""))
 
 
-def ints(*values):
+def ints(*values: Any) -> Any:
     return np.array(values, np.int64)
 
 
@@ -104,7 +106,7 @@ CASES = [
 ]  # fmt: skip
 
 
-def one_node(op, inputs, outputs, attributes):
+def one_node(op: Any, inputs: Any, outputs: Any, attributes: Any) -> Any:
     names = [f"x{i}" for i in range(len(inputs))]
     outs = [f"y{i}" for i in range(outputs)]
     node = helper.make_node(op, names, outs, name="node", **attributes)
@@ -123,10 +125,12 @@ def one_node(op, inputs, outputs, attributes):
 
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize(("op", "inputs", "wanted", "outputs", "attributes"), CASES)
-def test_rule_is_the_squared_jacobian_or_the_gradient(op, inputs, wanted, outputs, attributes, power):
+def test_rule_is_the_squared_jacobian_or_the_gradient(
+    op: Any, inputs: Any, wanted: Any, outputs: Any, attributes: Any, power: Any
+) -> None:
     node, evaluator = one_node(op, inputs, outputs, attributes)
 
-    def run(values):
+    def run(values: Any) -> Any:
         if op in EXACT and not attributes:
             return [EXACT[op](*values)]
         return evaluator.run(None, {f"x{i}": v for i, v in enumerate(values)})
@@ -148,7 +152,7 @@ def test_rule_is_the_squared_jacobian_or_the_gradient(op, inputs, wanted, output
         np.testing.assert_allclose(found[i], expected, rtol=2e-4, atol=1e-6, err_msg=f"{op} input {i}")
 
 
-def test_every_differentiable_rule_has_a_case():
+def test_every_differentiable_rule_has_a_case() -> None:
     covered = {c.values[0] for c in CASES}
     nothing = {"Shape", "ArgMax", "Equal", "Greater", "Less", "Not", "ConstantOfShape", "Size"}
     # quantisation is checked below; cast and dropout are the identity; Swish is newer than this opset
@@ -161,7 +165,7 @@ def test_every_differentiable_rule_has_a_case():
     }
 
 
-def test_quantize_passes_straight_through_inside_the_range():
+def test_quantize_passes_straight_through_inside_the_range() -> None:
     node = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["y"])
     x, scale = np.array([0.5, 1.0, 40.0, -3.0], np.float32), np.array(0.1, np.float32)
     y = np.array([5, 10, 255, 0], np.uint8)
@@ -176,7 +180,7 @@ def test_quantize_passes_straight_through_inside_the_range():
     np.testing.assert_allclose(found, per_row**2)
 
 
-def test_negative_pads_crop():
+def test_negative_pads_crop() -> None:
     node = helper.make_node("Pad", ["x", "pads"], ["y"])
     x, s = normal(2, 4), positive(3, 5)
     step = Step(node, [x, ints(0, -1, 1, 2)], [np.zeros((3, 5))], [s], [True, False], OPSET)
@@ -187,7 +191,9 @@ def test_negative_pads_crop():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 8), st.integers(0, 2**32 - 1), st.floats(0.1, 20))
-def test_seed_is_the_hessian_of_cross_entropy_and_the_mean_over_the_models_own_labels(classes, seed, spread):
+def test_seed_is_the_hessian_of_cross_entropy_and_the_mean_over_the_models_own_labels(
+    classes: Any, seed: int, spread: Any
+) -> None:
     rng = np.random.default_rng(seed)
     logits = spread * rng.standard_normal((1, classes))
     exact = seed_curvature(logits, None, "cross-entropy")
@@ -197,10 +203,10 @@ def test_seed_is_the_hessian_of_cross_entropy_and_the_mean_over_the_models_own_l
     np.testing.assert_allclose(exact, mean, rtol=1e-4, atol=1e-7)
 
 
-def test_seed_matches_finite_differences():
+def test_seed_matches_finite_differences() -> None:
     logits = np.array([[0.3, -1.0, 2.0]])
 
-    def loss(z):
+    def loss(z: Any) -> Any:
         return np.log(np.exp(z).sum()) - z[0, 1]
 
     step = 1e-4
@@ -211,5 +217,5 @@ def test_seed_matches_finite_differences():
         assert seed_curvature(logits, None, "cross-entropy")[0, i] == pytest.approx(second, rel=1e-4)
 
 
-def test_onnx_is_new_enough():
+def test_onnx_is_new_enough() -> None:
     assert onnx.defs.onnx_opset_version() >= OPSET

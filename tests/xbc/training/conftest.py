@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread():
+def one_thread() -> None:
     try:
         import torch
     except ImportError:

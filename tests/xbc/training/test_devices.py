@@ -1,5 +1,7 @@
 """The device array: levels, errors, trials and counts (needs no torch)."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +16,7 @@ FORMATS = [CellFormat("differential", 2, 2), CellFormat("differential", 4, 2), C
 
 
 @given(st.sampled_from(FORMATS), st.integers(0, 2**32 - 1))
-def test_ideal_devices_hold_what_was_written_and_count_changed_cells(cells, seed):
+def test_ideal_devices_hold_what_was_written_and_count_changed_cells(cells: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     low, high = cells.code_range()
     first, second = rng.integers(low, high + 1, (2, 3, 5))
@@ -31,7 +33,7 @@ def test_ideal_devices_hold_what_was_written_and_count_changed_cells(cells, seed
     assert array.program(second, np.ones((3, 5), bool)) == changed.size
 
 
-def test_a_second_trial_helps_and_is_counted():
+def test_a_second_trial_helps_and_is_counted() -> None:
     cells = CellFormat("unipolar", 2, 2)
     codes = np.ones((200, 200), np.int32)
     found = {}
@@ -49,12 +51,12 @@ def test_a_second_trial_helps_and_is_counted():
     assert found[1][2] > found[2][2] > found[8][2]
 
 
-def test_error_of_a_target_counts_levels():
+def test_error_of_a_target_counts_levels() -> None:
     programming = Programming.of_target(Device(sigma_programmed=0.1), 2)
     assert programming.sigma_levels == pytest.approx(0.3)
 
 
-def test_nonsense_is_refused():
+def test_nonsense_is_refused() -> None:
     with pytest.raises(XbcError, match="sigma_levels"):
         Programming(sigma_levels=-1)
     with pytest.raises(XbcError, match="trials"):

@@ -1,5 +1,8 @@
 """From trained devices to ONNX and to a program that holds the same codes."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -19,7 +22,7 @@ from xbc.training.quantized import UniformConv1d, UniformConv2d, UniformLinear, 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
-def crossbar_model(**options):
+def crossbar_model(**options: Any) -> Any:
     torch.manual_seed(0)
     config = CrossbarConfig(programming=Programming(sigma_levels=0.3), seed=2, **options)
     return torch.nn.Sequential(
@@ -30,13 +33,13 @@ def crossbar_model(**options):
     )
 
 
-def run(path, x):
+def run(path: Any, x: Any) -> Any:
     return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
         None, {"input": x.numpy()}
     )[0]
 
 
-def test_the_program_holds_the_codes_of_the_devices(tmp_path):
+def test_the_program_holds_the_codes_of_the_devices(tmp_path: Path) -> None:
     model = crossbar_model()
     done = compile_trained(model, torch.zeros(1, 1, 8, 8), tmp_path / "m.xbc")
     assert verify_program(tmp_path / "m.xbc").ok
@@ -48,7 +51,7 @@ def test_the_program_holds_the_codes_of_the_devices(tmp_path):
     assert {layer.body.cells.columns for layer in done.module.layers} == {2}  # a pair of 2-bit devices
 
 
-def test_exported_weights_are_the_device_levels(tmp_path):
+def test_exported_weights_are_the_device_levels(tmp_path: Path) -> None:
     model = crossbar_model()
     export_onnx(model, torch.zeros(2, 1, 8, 8), tmp_path / "m.onnx")
     x = torch.rand(5, 1, 8, 8)
@@ -57,7 +60,7 @@ def test_exported_weights_are_the_device_levels(tmp_path):
 
 
 @pytest.mark.parametrize("polarity", ["bipolar", "positive", "negative", "blocks"])
-def test_uniform_layers_keep_grids_signs_and_converters(tmp_path, polarity):
+def test_uniform_layers_keep_grids_signs_and_converters(tmp_path: Path, polarity: Any) -> None:
     torch.manual_seed(1)
     scale = UniformScale(weight_bits=2, dac_bits=4, adc_bits=8, adc_full_scale=7.3)
     model = torch.nn.Sequential(
@@ -79,7 +82,7 @@ def test_uniform_layers_keep_grids_signs_and_converters(tmp_path, polarity):
             assert codes.min() >= 0
 
 
-def test_uniform_conv2d_exports(tmp_path):
+def test_uniform_conv2d_exports(tmp_path: Path) -> None:
     model = torch.nn.Sequential(
         UniformConv2d(1, 4, 3, UniformScale(), "positive", padding=1), torch.nn.ReLU()
     ).eval()
@@ -88,7 +91,7 @@ def test_uniform_conv2d_exports(tmp_path):
     np.testing.assert_allclose(run(tmp_path / "m.onnx", x), model(x).detach().numpy(), atol=1e-5)
 
 
-def test_what_cannot_be_compiled_is_said(tmp_path):
+def test_what_cannot_be_compiled_is_said(tmp_path: Path) -> None:
     model = crossbar_model()
     model[3].array.codes = np.clip(model[3].array.codes, -2, 2)
     with pytest.raises(XbcError, match="highest level"):

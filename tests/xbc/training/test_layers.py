@@ -1,6 +1,7 @@
 """Layers that train on devices, and the optimiser that decides what is written."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from xbc.training.optimizer import CrossbarOptimizer  # noqa: E402
 IDEAL = CrossbarConfig(dac_bits=0, adc_bits=0, error_bits=0)
 
 
-def digits(samples=600):
+def digits(samples: Any = 600) -> Any:
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -32,7 +33,7 @@ def digits(samples=600):
     return x, torch.tensor(data.target[order])
 
 
-def small(config):
+def small(config: Any) -> Any:
     torch.manual_seed(0)
     return torch.nn.Sequential(
         CrossbarConv2d(1, 8, 3, config, stride=2, padding=1),
@@ -42,7 +43,7 @@ def small(config):
     )
 
 
-def train(model, optimizer, x, y, epochs, batch=50):
+def train(model: Any, optimizer: Any, x: Any, y: Any, epochs: Any, batch: Any = 50) -> Any:
     for _ in range(epochs):
         for i in range(0, len(y), batch):
             optimizer.zero_grad()
@@ -51,7 +52,7 @@ def train(model, optimizer, x, y, epochs, batch=50):
     return float((model.eval()(x).argmax(1) == y).float().mean())
 
 
-def test_products_run_on_the_conductances():
+def test_products_run_on_the_conductances() -> None:
     config = CrossbarConfig(
         programming=Programming(sigma_levels=0.3), dac_bits=0, adc_bits=0, error_bits=0, seed=3
     )
@@ -66,7 +67,7 @@ def test_products_run_on_the_conductances():
     assert not torch.allclose(layer.weight, layer.device_weight)
 
 
-def test_written_plus_accumulated_is_requested_with_errors_and_trials():
+def test_written_plus_accumulated_is_requested_with_errors_and_trials() -> None:
     config = CrossbarConfig(programming=Programming(sigma_levels=0.4, trials=2), seed=1)
     model = small(config)
     optimizer = CrossbarOptimizer(torch.optim.Adam(model.parameters(), lr=0.02), model, threshold=0.7)
@@ -80,7 +81,7 @@ def test_written_plus_accumulated_is_requested_with_errors_and_trials():
         np.testing.assert_allclose(got, exact, atol=1e-5)
 
 
-def test_nothing_is_written_below_the_threshold():
+def test_nothing_is_written_below_the_threshold() -> None:
     model = small(IDEAL)
     before = [layer.array.codes.copy() for _, layer in crossbar_layers(model)]
     optimizer = CrossbarOptimizer(torch.optim.SGD(model.parameters(), lr=1e-3), model, threshold=5.0)
@@ -93,7 +94,7 @@ def test_nothing_is_written_below_the_threshold():
     assert device_report(model)["device_writes"] == 0
 
 
-def test_threshold_training_learns_where_writing_every_batch_does_not():
+def test_threshold_training_learns_where_writing_every_batch_does_not() -> None:
     x, y = digits()
     config = CrossbarConfig(programming=Programming(sigma_levels=0.3), seed=0)
     scores = {}
@@ -113,7 +114,7 @@ def test_threshold_training_learns_where_writing_every_batch_does_not():
     )
 
 
-def test_one_signed_devices_keep_their_sign():
+def test_one_signed_devices_keep_their_sign() -> None:
     config = CrossbarConfig(cells=CellFormat("unipolar", 2, 2), seed=0)
     model = small(config)
     optimizer = CrossbarOptimizer(torch.optim.Adam(model.parameters(), lr=0.02), model)
@@ -125,7 +126,7 @@ def test_one_signed_devices_keep_their_sign():
         assert layer.conserved()
 
 
-def test_the_same_seed_gives_the_same_training():
+def test_the_same_seed_gives_the_same_training() -> None:
     x, y = digits(200)
     held = []
     for _ in range(2):
@@ -139,7 +140,7 @@ def test_the_same_seed_gives_the_same_training():
         np.testing.assert_array_equal(a, b)
 
 
-def test_converters():
+def test_converters() -> None:
     x = torch.linspace(-2, 2, 41, requires_grad=True)
     y = quantize(x, 1.0, 3, signed=True)
     assert set(np.round(y.detach().numpy() * 3).astype(int)) == set(range(-3, 4))
@@ -153,14 +154,14 @@ def test_converters():
     assert Converter(0, signed=True)(torch.tensor([1.23])).tolist() == pytest.approx([1.23])
 
 
-def test_the_error_that_goes_back_is_quantised():
+def test_the_error_that_goes_back_is_quantised() -> None:
     x = torch.ones(5, requires_grad=True)
     weights = torch.tensor([1.0, 0.4, 0.1, -0.2, -1.0])
     (quantize_gradient(x, 2) * weights).sum().backward()
     assert x.grad.tolist() == [1, 0, 0, 0, -1]
 
 
-def test_bad_input_is_refused():
+def test_bad_input_is_refused() -> None:
     model = small(IDEAL)
     inner = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(XbcError, match="threshold"):
@@ -171,7 +172,7 @@ def test_bad_input_is_refused():
         CrossbarOptimizer(inner, torch.nn.Linear(2, 2))
 
 
-def test_a_copy_trains_on_its_own():
+def test_a_copy_trains_on_its_own() -> None:
     model = small(IDEAL)
     twin = copy.deepcopy(model)
     optimizer = CrossbarOptimizer(torch.optim.Adam(model.parameters(), lr=0.05), model)

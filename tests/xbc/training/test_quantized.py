@@ -1,5 +1,7 @@
 """Uniformly scaled and one-signed training."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from ir.errors import XbcError  # noqa: E402
 from xbc.training.quantized import UniformConv2d, UniformLinear, UniformScale, constrain  # noqa: E402
 
 
-def digits():
+def digits() -> Any:
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -21,7 +23,7 @@ def digits():
 
 @pytest.mark.parametrize("polarity", ["bipolar", "positive", "negative", "blocks"])
 @pytest.mark.parametrize("bits", [2, 4])
-def test_codes_keep_the_sign_and_the_grid_while_training(polarity, bits):
+def test_codes_keep_the_sign_and_the_grid_while_training(polarity: Any, bits: int) -> None:
     torch.manual_seed(0)
     layer = UniformLinear(12, 8, UniformScale(weight_bits=bits), polarity, block=2)
     optimizer = torch.optim.SGD(layer.parameters(), lr=5.0)
@@ -49,7 +51,7 @@ def test_codes_keep_the_sign_and_the_grid_while_training(polarity, bits):
 
 
 @pytest.mark.parametrize("polarity", ["bipolar", "blocks"])
-def test_two_bit_networks_learn_digits(polarity):
+def test_two_bit_networks_learn_digits(polarity: Any) -> None:
     torch.manual_seed(0)
     scale = UniformScale(weight_bits=2, dac_bits=4, adc_bits=8, adc_full_scale=16.0)
     x, y = digits()
@@ -71,13 +73,13 @@ def test_two_bit_networks_learn_digits(polarity):
     assert float((model.eval()(x).argmax(1) == y).float().mean()) > 0.9
 
 
-def test_float_twin_is_an_ordinary_layer():
+def test_float_twin_is_an_ordinary_layer() -> None:
     layer = UniformLinear(5, 3, UniformScale(weight_bits=0, dac_bits=0, adc_bits=0))
     x = torch.randn(4, 5)
     torch.testing.assert_close(layer(x), x @ layer.weight.T)
 
 
-def test_nonsense_is_refused():
+def test_nonsense_is_refused() -> None:
     with pytest.raises(XbcError, match="unknown polarity"):
         UniformLinear(3, 2, UniformScale(), "upward")
     with pytest.raises(XbcError, match="weight_bits"):

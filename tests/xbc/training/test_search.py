@@ -1,5 +1,7 @@
 """The architecture search on a score that is known."""
 
+from typing import Any
+
 import pytest
 
 pytest.importorskip("optuna", reason="optuna is not installed: pip install 'xbc[train]'")
@@ -8,11 +10,11 @@ from ir.errors import XbcError
 from xbc.training.search import Space, search
 
 
-def cells(architecture):
+def cells(architecture: Any) -> Any:
     return sum(w * k for w, k in zip(architecture.widths, architecture.kernels, strict=True))
 
 
-def score(architecture, seed):
+def score(architecture: Any, seed: int) -> Any:
     wanted = ("blocks", "negative", "positive")
     return (
         sum(a == b for a, b in zip(architecture.polarities, wanted, strict=True))
@@ -20,7 +22,7 @@ def score(architecture, seed):
     )
 
 
-def test_it_finds_the_polarity_of_every_matrix():
+def test_it_finds_the_polarity_of_every_matrix() -> None:
     found = search(score, cells, space=Space(widths=(8, 16), kernels=(3,), layers=3), trials=60)
     assert found.best.polarities == ("blocks", "negative", "positive")
     assert found.score == max(s for _, s, _ in found.trials)
@@ -28,7 +30,7 @@ def test_it_finds_the_polarity_of_every_matrix():
     assert again.trials == found.trials
 
 
-def test_large_architectures_are_not_trained():
+def test_large_architectures_are_not_trained() -> None:
     found = search(
         score, cells, space=Space(widths=(8, 16), kernels=(3,), layers=3), trials=30, most_cells=60
     )

@@ -1,5 +1,7 @@
 """The accumulator: nothing is lost, nothing below the threshold is written."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,7 +19,9 @@ ONE = 1 << FRACTION_BITS
     spread=st.floats(1e-3, 10),
     steps=st.integers(1, 12),
 )
-def test_written_plus_accumulated_is_requested_exactly(seed, threshold, spread, steps):
+def test_written_plus_accumulated_is_requested_exactly(
+    seed: int, threshold: Any, spread: Any, steps: Any
+) -> None:
     rng = np.random.default_rng(seed)
     codes = rng.integers(-7, 8, 50).astype(np.int16)
     start = codes.astype(np.int64) * ONE
@@ -39,7 +43,7 @@ def test_written_plus_accumulated_is_requested_exactly(seed, threshold, spread, 
         assert (np.abs(accumulator[free]) <= ONE // 2).all()
 
 
-def test_by_hand():
+def test_by_hand() -> None:
     codes = np.array([0, 0, 0, 0, 3, 5])
     pending = to_fixed(np.array([0.99, 1.0, -1.5, 2.6, 1.0, 4.0]))
     new, left = settle(codes, pending, threshold=1.0, low=-3, high=6)
@@ -48,17 +52,17 @@ def test_by_hand():
 
 
 @given(st.floats(-1e6, 1e6))
-def test_fixed_point_is_nearest(value):
+def test_fixed_point_is_nearest(value: Any) -> None:
     assert abs(int(to_fixed(np.array(value))) / ONE - value) <= 0.5 / ONE + 1e-9
 
 
 @pytest.mark.parametrize("threshold", [0, -1, float("nan"), float("inf"), 2.0**31])
-def test_threshold_must_be_positive_and_finite(threshold):
+def test_threshold_must_be_positive_and_finite(threshold: Any) -> None:
     with pytest.raises(XbcError, match="threshold"):
         check_threshold(threshold)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2.0**31])
-def test_requests_must_be_finite(value):
+def test_requests_must_be_finite(value: Any) -> None:
     with pytest.raises(XbcError, match="not finite"):
         to_fixed(np.array([0.0, value]))

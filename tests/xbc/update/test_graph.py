@@ -1,5 +1,7 @@
 """Two versions of a network have one graph: what may differ between them and what may not."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -9,13 +11,13 @@ from ir.errors import XbcError
 from xbc.update.graph import check_same_graph
 
 
-def body(name, op):
+def body(name: str, op: Any) -> Any:
     return helper.make_graph(
         [helper.make_node(op, ["h"], [name])], name, [], [helper.make_tensor_value_info(name, 1, None)]
     )
 
 
-def network():
+def network() -> Any:
     """A branch, a reshape, a control flow whose bodies read the outer graph."""
     nodes = [
         helper.make_node("Add", ["x", "bias"], ["h"], name="shift"),
@@ -38,21 +40,21 @@ def network():
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
-def constant(model, name, values):
+def constant(model: Any, name: str, values: Any) -> None:
     for tensor in model.graph.initializer:
         if tensor.name == name:
             tensor.CopyFrom(numpy_helper.from_array(values, name))
 
 
-def node(model, name):
+def node(model: Any, name: str) -> Any:
     return next(n for n in model.graph.node if n.name == name)
 
 
-def else_branch(model):
+def else_branch(model: Any) -> Any:
     return next(a.g for a in node(model, "branch").attribute if a.name == "else_branch")
 
 
-def renamed(model):
+def renamed(model: Any) -> None:
     for n in model.graph.node:
         for names in (n.input, n.output):
             for i, name in enumerate(names):
@@ -71,7 +73,7 @@ def renamed(model):
     ],
     ids=["bias", "inner names", "graph name", "doc string"],
 )
-def test_what_another_version_may_change(change):
+def test_what_another_version_may_change(change: Any) -> None:
     new = network()
     change(new)
     onnx.checker.check_model(new)
@@ -98,14 +100,14 @@ def test_what_another_version_may_change(change):
         "input",
     ],
 )  # fmt: skip
-def test_another_graph_is_refused_by_its_first_difference(change, match):
+def test_another_graph_is_refused_by_its_first_difference(change: Any, match: Any) -> None:
     new = network()
     change(new)
     with pytest.raises(XbcError, match=f"another network: .*({match})"):
         check_same_graph(network(), new)
 
 
-def test_an_output_of_another_node_is_seen():
+def test_an_output_of_another_node_is_seen() -> None:
     old, new = network(), network()
     for model, source in ((old, "s"), (new, "d")):
         del model.graph.node[-1]

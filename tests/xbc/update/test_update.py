@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ MODELS = Path(__file__).parents[3] / "models"
 PLAIN = "quantize,encode-signs,slice-bits,form-sections,deal-sections"
 
 
-def changed(source, path, amount, seed):
+def changed(source: Any, path: Any, amount: Any, seed: int) -> Any:
     """``source`` with noise of ``amount`` standard deviations on every matrix."""
     model = onnx.load(source)
     rng = np.random.default_rng(seed)
@@ -35,7 +36,7 @@ def changed(source, path, amount, seed):
     return path
 
 
-def small_model(path, seed=0):
+def small_model(path: Any, seed: int = 0) -> Any:
     """Two matrix products; quick to compile and replay."""
     from onnx import TensorProto, helper
 
@@ -57,7 +58,7 @@ def small_model(path, seed=0):
     return path
 
 
-def same_files(a, b):
+def same_files(a: Any, b: Any) -> Any:
     names = sorted(p.relative_to(a) for p in a.rglob("*") if p.is_file())
     assert names == sorted(p.relative_to(b) for p in b.rglob("*") if p.is_file())
     return all((a / n).read_bytes() == (b / n).read_bytes() for n in names)
@@ -75,7 +76,7 @@ def same_files(a, b):
     ],
     ids=["stationary", "swapped", "stuck", "differential", "offset", "split"],
 )
-def test_chain_of_versions(tmp_path, target, settings, pipeline):
+def test_chain_of_versions(tmp_path: Path, target: Any, settings: Any, pipeline: Any) -> None:
     models = [small_model(tmp_path / "v1.onnx")]
     for v in (2, 3, 4):
         models.append(changed(models[-1], tmp_path / f"v{v}.onnx", 0.02, v))
@@ -113,7 +114,7 @@ def test_chain_of_versions(tmp_path, target, settings, pipeline):
         assert 0 < facts["weights_written"] < facts["weights"]
 
 
-def test_stale_cells_stay_as_they_are(tmp_path):
+def test_stale_cells_stay_as_they_are(tmp_path: Path) -> None:
     first = small_model(tmp_path / "a.onnx")
     pipeline = PLAIN + ",reprogram{mode=random,columns=4,fraction=0.2}"
     xbc.compile_model(first, tmp_path / "a.xbc", settings={"rows": 4}, pipeline=pipeline)
@@ -141,7 +142,9 @@ def test_stale_cells_stay_as_they_are(tmp_path):
     ids=["driver", "differential", "offset", "split"],
 )
 @pytest.mark.parametrize("crossbars", [200, 2])
-def test_an_update_can_start_from_what_was_read_back(tmp_path, target, pipeline, crossbars):
+def test_an_update_can_start_from_what_was_read_back(
+    tmp_path: Path, target: Any, pipeline: Any, crossbars: Any
+) -> None:
     first = small_model(tmp_path / "a.onnx")
     second = changed(first, tmp_path / "b.onnx", 0.02, 1)
     settings = {"rows": 8, "crossbars": crossbars}
@@ -177,7 +180,7 @@ def test_an_update_can_start_from_what_was_read_back(tmp_path, target, pipeline,
         assert done.facts["cells_written"] < plain["cells_written"] + off.sum()
 
 
-def test_threshold_decides_how_much_is_written(tmp_path):
+def test_threshold_decides_how_much_is_written(tmp_path: Path) -> None:
     first = small_model(tmp_path / "a.onnx")
     second = changed(first, tmp_path / "b.onnx", 0.02, 1)
     xbc.compile_model(first, tmp_path / "a.xbc", settings={"crossbars": 100, "rows": 8}, pipeline=PLAIN)
@@ -197,7 +200,7 @@ def test_threshold_decides_how_much_is_written(tmp_path):
         np.testing.assert_array_equal(held[layer.name], np.clip(wanted, *body.cells.code_range()))
 
 
-def test_nothing_is_written_for_the_same_model_and_the_result_is_reproducible(tmp_path):
+def test_nothing_is_written_for_the_same_model_and_the_result_is_reproducible(tmp_path: Path) -> None:
     first = small_model(tmp_path / "a.onnx")
     xbc.compile_model(first, tmp_path / "a.xbc", settings={"rows": 4}, pipeline=PLAIN)
     facts = update_program(tmp_path / "a.xbc", first, tmp_path / "b.xbc").facts
@@ -206,7 +209,7 @@ def test_nothing_is_written_for_the_same_model_and_the_result_is_reproducible(tm
     assert same_files(tmp_path / "b.xbc", tmp_path / "c.xbc")
 
 
-def test_a_sign_that_has_no_section_stays_in_the_accumulator(tmp_path):
+def test_a_sign_that_has_no_section_stays_in_the_accumulator(tmp_path: Path) -> None:
     first = small_model(tmp_path / "a.onnx")
     model = onnx.load(first)
     for tensor in model.graph.initializer:
@@ -220,11 +223,11 @@ def test_a_sign_that_has_no_section_stays_in_the_accumulator(tmp_path):
     assert verify_program(tmp_path / "b.xbc").ok
 
 
-def test_other_networks_are_refused(tmp_path):
+def test_other_networks_are_refused(tmp_path: Path) -> None:
     first = small_model(tmp_path / "a.onnx")
     xbc.compile_model(first, tmp_path / "a.xbc", settings={"rows": 4}, pipeline=PLAIN)
 
-    def refused(match, model, **options):
+    def refused(match: Any, model: Any, **options: Any) -> None:
         with pytest.raises(XbcError, match=match):
             update_program(tmp_path / "a.xbc", model, tmp_path / "b.xbc", **options)
         assert not (tmp_path / "b.xbc").exists()
@@ -250,7 +253,7 @@ def test_other_networks_are_refused(tmp_path):
         update_program(tmp_path / "nowhere.xbc", first, tmp_path / "b.xbc")
 
 
-def test_damaged_accumulators_are_refused(tmp_path):
+def test_damaged_accumulators_are_refused(tmp_path: Path) -> None:
     first = small_model(tmp_path / "a.onnx")
     xbc.compile_model(first, tmp_path / "a.xbc", settings={"rows": 4}, pipeline=PLAIN)
     update_program(tmp_path / "a.xbc", first, tmp_path / "b.xbc")
@@ -262,7 +265,7 @@ def test_damaged_accumulators_are_refused(tmp_path):
         update_program(tmp_path / "b.xbc", first, tmp_path / "c.xbc")
 
 
-def test_a_whole_network_keeps_its_accuracy(tmp_path):
+def test_a_whole_network_keeps_its_accuracy(tmp_path: Path) -> None:
     first = MODELS / "digits_cnn.onnx"
     second = changed(first, tmp_path / "b.onnx", 0.02, 1)
     settings = {"crossbars": 1000}

@@ -20,6 +20,7 @@ import numpy as np
 
 from ir.arrays import Array, frozen
 from ir.errors import XbcError
+from ir.faulty import FaultyCells
 from ir.module import Module
 from ir.schema import Schema, is_array, schema
 
@@ -256,6 +257,8 @@ class _Parser:
     def value(self, hint: Any, what: str) -> Any:
         if is_array(hint):
             return self.array(what)
+        if hint is FaultyCells:
+            return self.faulty(what)
         if typing.get_origin(hint) is tuple:
             return self.items(typing.get_args(hint), what)
         if hint is str:
@@ -270,6 +273,16 @@ class _Parser:
         if hint is float and _FLOAT.fullmatch(word):
             return float(word)
         self.fail(f"{what}: expected {kind}, found {word[:40]!r}", place)
+
+    def faulty(self, what: str) -> FaultyCells:
+        """Written as a list of lists, or as an array."""
+        place = self.here()
+        listed = self.text.startswith("[", self.at)
+        cells = self.items((tuple[int, int, int, int], ...), what) if listed else self.array(what)
+        try:
+            return FaultyCells(cells)
+        except XbcError as error:
+            self.fail(str(error), place)
 
     def items(self, hints: tuple[Any, ...], what: str) -> tuple[Any, ...]:
         place = self.here()

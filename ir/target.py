@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 from ir.cells import ENCODINGS
 from ir.errors import XbcError
+from ir.faulty import FaultyCells
 
 ROUTINGS = {
     "gather": "every row of a section takes any input of its output(s)",
@@ -181,7 +181,7 @@ class Target:
     routing: str = "gather"
     row_gating: bool = False
     endurance: float = 1e6
-    faulty: tuple[tuple[int, int, int, int], ...] = ()
+    faulty: FaultyCells = field(default_factory=FaultyCells)
     description: str = ""
     write: Write = field(default_factory=Write)
     read: Read = field(default_factory=Read)
@@ -230,23 +230,18 @@ class Target:
                 raise self._bad(f"converters.{key}", f"= {getattr(self.converters, key)} is above {top}")
         if self.device.g_max_siemens <= self.device.g_min_siemens:
             raise self._bad("device.g_max_siemens", "must be above device.g_min_siemens")
-        for cell in self.faulty:
-            if len(cell) != 4 or not (
-                0 <= cell[0] < self.crossbars and 0 <= cell[1] < self.rows
-                and 0 <= cell[2] < self.columns and 0 <= cell[3] < 2**self.bits_per_cell
-            ):  # fmt: skip
-                raise self._bad(
-                    "faulty", f"entry {list(cell)} is no [crossbar, row, column, level] of this chip"
-                )
+        wrong = self.faulty.outside(self.crossbars, self.rows, self.columns, 2**self.bits_per_cell)
+        if wrong:
+            raise self._bad("faulty", f"entry {wrong} is no [crossbar, row, column, level] of this chip")
 
     def _bad(self, key: str, problem: str) -> XbcError:
         return XbcError(f"target {self.name!r}: {key} {problem}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping (nested tables as dicts), the inverse of ``from_dict``."""
-        out = dataclasses.asdict(self)
-        out["faulty"] = [list(cell) for cell in self.faulty]
-        return out
+        return dataclasses.asdict(dataclasses.replace(self, faulty=FaultyCells())) | {
+            "faulty": self.faulty.to_plain()
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Target:
@@ -308,12 +303,11 @@ def _convert(value: Any, hint: Any, who: str, key: str) -> Any:
         return _build(typing.cast(type, hint), value, who, key + ".")
     if hint is float and type(value) is int and abs(value) < 10**300:
         return float(value)
-    if isinstance(hint, types.GenericAlias):
-        if not isinstance(value, (list, tuple)) or not all(
-            isinstance(c, (list, tuple)) and all(type(x) is int for x in c) for c in value
-        ):
-            raise XbcError(f"{who}: {key} must be a list of integer lists")
-        return tuple(tuple(c) for c in value)
+    if hint is FaultyCells:
+        try:
+            return FaultyCells.from_plain(value)
+        except XbcError as error:
+            raise XbcError(f"{who}: {error}") from None
     if type(value) is not hint:
         raise XbcError(f"{who}: {key} = {value!r} must be {'a' if hint is not int else 'an'} {hint.__name__}")
     return value

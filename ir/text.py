@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ir.arrays import Array, digest
+from ir.faulty import MOST_LISTED, FaultyCells
 from ir.module import Module
 from ir.parser import FORMAT, Reference, Source, TextError, parse_module
 from ir.schema import is_array, schema
@@ -79,6 +80,10 @@ class _Printer:
 
     def value(self, value: Any, hint: Any, room: int) -> list[str]:
         """Lines of a value; continuation lines are indented relative to the field's name."""
+        if isinstance(value, FaultyCells):
+            if len(value) > MOST_LISTED:
+                return self.array(value.cells, room)
+            value = tuple(value)
         if is_array(hint):
             return self.array(np.asarray(value), room)
         if isinstance(value, tuple):

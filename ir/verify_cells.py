@@ -152,8 +152,7 @@ def _outside(found: Findings, output: int, value: int, code: int, low: int, high
 
 def _check_faulty(body: Programmed, target: Target, found: Findings) -> None:
     """Every faulty cell that a section drives stores the level the cell is stuck at."""
-    faulty = np.array(target.faulty, np.int64)
-    faulty = faulty[np.argsort(faulty[:, 0], kind="stable")]
+    faulty = target.faulty.cells
     columns, bits = body.cells.columns, body.bits_per_cell
     faulty = faulty[(faulty[:, 1] < body.rows) & (faulty[:, 2] < columns * body.group_width)]
     first = np.searchsorted(faulty[:, 0], body.crossbar, side="left")

@@ -54,7 +54,7 @@ class LevelWear(Pass):
         if self.faulty:
             module, figures = avoid_faulty(module)
         target = module.target
-        fixed = tuple(sorted({cell[0] for cell in target.faulty}))
+        fixed = target.faulty.crossbars()
         axes = (self.crossbars, self.rows and target.routing != "fixed", self.columns)
         program = logical_program(module)
         plan = choose(program, target.endurance, fixed, axes, self.epochs)
@@ -90,9 +90,7 @@ def logical_program(module: Module) -> Program:
     """Wear, state and use of the cells of a programmed module."""
     target = module.target
     shape = (target.crossbars, target.rows, target.columns)
-    blank = np.zeros(shape, np.uint8)
-    for bar, row, column, level in target.faulty:
-        blank[bar, row, column] = level
+    blank = target.faulty.stamp(np.zeros(shape, np.uint8))
     state, first = blank.copy(), np.full(shape, UNTOUCHED, np.uint8)
     wear, totals = np.zeros(shape, np.uint32), np.zeros(3, np.int64)
     bodies = [layer.at(Programmed) for layer in module.layers]

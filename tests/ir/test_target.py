@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ir import ENCODINGS, ROUTINGS, Target, XbcError
+from ir.faulty import FaultyCells
 
 MINIMAL = {"name": "t", "rows": 4, "columns": 8}
 
@@ -23,7 +24,7 @@ MINIMAL = {"name": "t", "rows": 4, "columns": 8}
         encoding=st.sampled_from(sorted(ENCODINGS)),
         routing=st.sampled_from(sorted(ROUTINGS)),
         endurance=st.floats(1, 1e12),
-        faulty=st.lists(st.just((0, 0, 0, 1)), max_size=2).map(tuple),
+        faulty=st.lists(st.just((0, 0, 0, 1)), max_size=2).map(FaultyCells),
     )
 )
 def test_dict_round_trip(target: Target) -> None:

@@ -31,6 +31,7 @@ from ir import (
     print_module,
     verify_module,
 )
+from ir.faulty import FaultyCells
 from ir.text import print_with_arrays
 from tests.ir.tiny import modules
 
@@ -86,7 +87,14 @@ def example() -> Module:
     values = (np.arange(60, dtype=np.float32) / 64 - 0.5).reshape(3, 20)
     return Module(
         "example",
-        Target("chip", rows=4, columns=3, crossbars=2, faulty=((0, 3, 2, 1),), description='says "hi"'),
+        Target(
+            "chip",
+            rows=4,
+            columns=3,
+            crossbars=2,
+            faulty=FaultyCells([(0, 3, 2, 1)]),
+            description='says "hi"',
+        ),
         (
             Layer("conv", Origin("Conv_0", "Conv", 1, "conv.w", "float32", layout, 1, (3,), 49), programmed),
             Layer(
@@ -130,7 +138,9 @@ def test_long_values_are_wrapped_and_read_back() -> None:
     empty = np.zeros((0, 10**9, 10**6, 1, 1), np.float32)
     kernel = tuple(range(1000, 1060))
     origin = dataclasses.replace(layer.origin, kernel=kernel, node="with spaces " * 20)
-    target = Target("t", 4, 3, endurance=1000000, faulty=((0, 1, 2, 0), (0, 3, 1, 1)) * 10)
+    target = Target(
+        "t", 4, 3, endurance=1000000, faulty=FaultyCells([(0, r, c, 1) for r in range(4) for c in range(3)])
+    )
     layers = (Layer("a", origin, Float(values=empty)), dataclasses.replace(layer, name="b" * 90))
     module = Module("m", target, layers, (("a", "b" * 90), ("b" * 90, "a")))
     text = print_module(module, 100)

@@ -30,6 +30,7 @@ from ir import (
     parse_module,
     verify_module,
 )
+from ir.faulty import FaultyCells
 from tests.ir.tiny import modules, programmed
 
 INVALID = sorted((Path(__file__).parent / "invalid").glob("*.xir"))
@@ -145,7 +146,7 @@ def test_faulty_cells_against_a_search(drawn: tuple[Programmed, int], data: st.D
                 and body.outputs[s, group] >= 0
             ):
                 hit |= bool(body.cells.levels(body.stored[s, row, group])[digit] != level)
-    problems = verify_module(alone(body, groups, dataclasses.replace(TARGET, faulty=tuple(faulty))))
+    problems = verify_module(alone(body, groups, dataclasses.replace(TARGET, faulty=FaultyCells(faulty))))
     assert [p.code for p in problems] == ["faulty-cell"] * hit
 
 

@@ -168,12 +168,8 @@ def blank_chip(target: Target) -> tuple[Array, Array]:
     """
     shape = (target.crossbars, target.rows, target.columns)
     check_cells(*shape)
-    levels = np.zeros(shape, np.uint8)
-    faulty = np.zeros(shape if target.faulty else (1, 1, 1), np.uint8)
-    for crossbar, row, column, level in target.faulty:
-        levels[crossbar, row, column] = level
-        faulty[crossbar, row, column] = 1
-    return levels, faulty
+    faulty = target.faulty.mask(shape) if target.faulty else np.zeros((1, 1, 1), np.bool_)
+    return target.faulty.stamp(np.zeros(shape, np.uint8)), faulty.view(np.uint8)
 
 
 def walk_module(module: Module, order: LoadOrder, wear: Array) -> Iterator[Chunk]:
@@ -193,8 +189,7 @@ def walk_module(module: Module, order: LoadOrder, wear: Array) -> Iterator[Chunk
         b = bodies[at]
         _settle(b.crossbar[part], b.inputs[part], b.outputs[part], b.stored[part], b.cells.columns,
                 b.bits_per_cell, steady)  # fmt: skip
-    for crossbar, row, column, level in target.faulty:
-        steady[crossbar, row, column] = level
+    target.faulty.stamp(steady)
 
     per_load = max((2 * b.rows * b.group_width * b.cells.columns for b in bodies), default=1)
     room = max(GROUP_VALUES, per_load)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
 
 import numpy as np
 
 from ir.arrays import Array
+from ir.faulty import FaultyCells
 from ir.target import Target
 from xbc.backend.walk import check_cells
 
@@ -26,21 +26,19 @@ class Chip:
         rows: int,
         columns: int,
         bits_per_cell: int,
-        faulty: Iterable[tuple[int, int, int, int]] = (),
+        faulty: FaultyCells | None = None,
     ) -> None:
         """A blank chip.
 
         Args:
-            faulty: (crossbar, row, column, level) of cells that hold their level for ever.
+            faulty: cells that hold their level for ever.
         Raises: XbcError when it has more cells than can be simulated.
         """
         check_cells(crossbars, rows, columns)
         self.bits_per_cell = bits_per_cell
-        self.levels: Array = np.zeros((crossbars, rows, columns), np.uint8)
-        self.faulty: Array = np.zeros((crossbars, rows, columns), np.bool_)
-        for crossbar, row, column, level in faulty:
-            self.levels[crossbar, row, column] = level
-            self.faulty[crossbar, row, column] = True
+        cells = FaultyCells() if faulty is None else faulty
+        self.levels: Array = cells.stamp(np.zeros((crossbars, rows, columns), np.uint8))
+        self.faulty: Array = cells.mask((crossbars, rows, columns))
 
     @classmethod
     def of(cls, target: Target) -> Chip:

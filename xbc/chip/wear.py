@@ -79,7 +79,7 @@ def wear_table(program: backend.Program, wear: Program, plan: Plan | None) -> li
     The plan is that of the manifest, or one chosen for each endurance.
     """
     target = program.target
-    fixed = tuple(sorted({cell[0] for cell in target.faulty}))
+    fixed = target.faulty.crossbars()
     axes = (True, target.routing != "fixed", True)
     rows = []
     for endurance in sorted({float(target.endurance), *ENDURANCES}):

@@ -11,6 +11,7 @@ import numpy as np
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from ir.faulty import FaultyCells
 from ir.target import Target
 from xbc.backend.program import Program
 from xbc.backend.stream import Loads, start_levels, stream_loads
@@ -26,7 +27,7 @@ VERSION: Final = 1
 FILE: Final = "program.xbcs"
 MAGIC: Final = b"XBCS"
 HEADER: Final = struct.Struct("<4sHHIHHBBHIQ32sI")
-_FAULTY: Final = struct.Struct("<IHHB")
+_FAULTY: Final = np.dtype([("crossbar", "<u4"), ("row", "<u2"), ("column", "<u2"), ("level", "u1")])
 _READ_LOADS: Final = 4096
 
 
@@ -43,7 +44,7 @@ def write(program: Program, folder: Path, options: Options) -> dict[str, Any]:
     )  # fmt: skip
     with (folder / FILE).open("wb") as out:
         out.write(head)
-        out.writelines(_FAULTY.pack(*cell) for cell in target.faulty)
+        out.write(_faulty_bytes(target.faulty))
         out.write(_pack(start_levels(program, "steady"), target.bits_per_cell))
         step = 0
         for chunk in stream_loads(program, 0, options.loads):
@@ -64,6 +65,13 @@ def write(program: Program, folder: Path, options: Options) -> dict[str, Any]:
             rows += len(cell)
             options.progress("binary", chunk.stop, options.loads)
     return {"writes": rows, "stream_bytes": (folder / FILE).stat().st_size}
+
+
+def _faulty_bytes(faulty: FaultyCells) -> bytes:
+    records = np.zeros(len(faulty), _FAULTY)
+    for name, column in zip(_FAULTY.names or (), faulty.cells.T, strict=True):
+        records[name] = column
+    return records.tobytes()
 
 
 def _pack(levels: Array, bits: int) -> bytes:
@@ -106,7 +114,7 @@ def read_stream(path: Path, target: Target) -> Iterator[Loads]:
         target.crossbars, target.rows, target.columns, target.bits_per_cell, len(target.faulty)
     ):  # fmt: skip
         raise XbcError(f"{path} is for another chip than export.json says")
-    at = HEADER.size + faulty * _FAULTY.size
+    at = HEADER.size + faulty * _FAULTY.itemsize
     packed = crossbars * -(-rows * columns * bits // 8)
     if len(raw) < at + packed:
         raise _damaged(path)

@@ -259,11 +259,9 @@ def repair_table(program: Program, deviations: Deviations) -> tuple[pa.Table, in
     One row per write: crossbar, row, column, before (measured), after (expected), verify (always); sorted by
     crossbar, then row and column, as a load.
     """
-    faulty = {cell[:3] for cell in program.target.faulty}
-    places = zip(
-        deviations.crossbar.tolist(), deviations.row.tolist(), deviations.column.tolist(), strict=True
-    )
-    keep = np.array([place not in faulty for place in places], np.bool_)
+    target = program.target
+    faulty = target.faulty.mask((target.crossbars, target.rows, target.columns))
+    keep = ~faulty[deviations.crossbar, deviations.row, deviations.column]
     count = int(keep.sum())
     table = pa.table(
         {

@@ -11,6 +11,7 @@ import numpy as np
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from ir.faulty import FaultyCells
 from ir.module import Module
 from ir.stages import Placed, Programmed
 from passes.base import Context, Progress
@@ -94,7 +95,7 @@ def gather(
     levelled: Array | None = None
     plan = plan_of(program)
     if plan is not None or wear.wear.size <= LEVELLED_CELLS:
-        fixed = tuple(sorted({cell[0] for cell in program.target.faulty}))
+        fixed = program.target.faulty.crossbars()
         axes = (True, program.target.routing != "fixed", True)
         used = plan or choose(wear, program.target.endurance, fixed, axes, 256)
         lifetime = lifetimes(wear, used, program.target.endurance)
@@ -199,7 +200,7 @@ def parameter_sources(target: dict[str, Any]) -> tuple[list[tuple[str, str, str]
     rows = []
     for key, value in _flat(target).items():
         if key == "faulty":
-            value = f"{len(target['faulty'])} cells"
+            value = f"{len(FaultyCells.from_plain(value))} cells"
         if not shipped:
             source = "the target file that was given"
         elif key in original and _same(original[key], value):

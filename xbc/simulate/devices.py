@@ -91,10 +91,7 @@ class ChipTrial:
         """
         t, device = self.target, self.target.device
         shape = (t.crossbars, t.rows, t.columns)
-        level = np.zeros(shape, np.uint8)
-        fixed = np.zeros(shape, bool)
-        for crossbar, row, column, stuck_at in t.faulty:
-            level[crossbar, row, column], fixed[crossbar, row, column] = stuck_at, True
+        level, fixed = t.faulty.stamp(np.zeros(shape, np.uint8)), t.faulty.mask(shape)
         conductance = np.empty(shape, np.float64)
         errors = (
             LAWS[device.error_law], self.levels.low, self.levels.window, device.sigma_programmed,

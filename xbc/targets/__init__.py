@@ -13,8 +13,8 @@ from ir.errors import XbcError
 from ir.target import Target
 
 DEFAULT_TARGET: Final = "gather-128"
-MAX_BYTES: Final = 16 * 2**20
-"""A description larger than this is not one (a list of faulty cells stays far below)."""
+MAX_BYTES: Final = 64 * 2**20
+"""A description larger than this is not one (a text of 3 million faulty cells stays below)."""
 
 
 def list_targets() -> list[str]:

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import strategies as st
 
+from ir.faulty import FaultyCells
 from ir.layout import Layout
 from ir.module import Host, Layer, Module, Origin
 from ir.stages import Programmed
@@ -63,7 +64,7 @@ def programs(draw: st.DrawFn, exact: bool | None = None) -> Module:
         layers = stick(layers, faulty)
     target = Target(
         "tiny", ROWS, COLUMNS, BITS, CROSSBARS, encoding="split", row_gating=True,
-        faulty=tuple((*cell, level) for cell, level in sorted(faulty.items())),
+        faulty=FaultyCells([(*cell, level) for cell, level in faulty.items()]),
     )  # fmt: skip
     edges = () if turns else tuple((a.name, b.name) for a, b in pairwise(layers))
     return Module("tiny model", target, tuple(layers), edges, Host(model_sha256="0" * 64))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from ir.faulty import FaultyCells
 from ir.module import Module
 from ir.stages import Programmed
 from tests.xbc.backend.programs import programs, small_program
@@ -89,7 +90,7 @@ def test_wear_and_totals_of_a_program(tmp_path: Path) -> None:
 
 
 def test_chip_holds_faulty_cells() -> None:
-    chip = Chip(2, 2, 3, 2, [(1, 0, 2, 3)])
+    chip = Chip(2, 2, 3, 2, FaultyCells([(1, 0, 2, 3)]))
     one = np.array([1, 1, 0])
     wrong = chip.apply(
         one, np.array([0, 1, 1]), np.array([2, 0, 1]), np.array([0, 0, 2]), np.array([1, 2, 3])

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ir.cells import ENCODINGS
+from ir.faulty import FaultyCells
 from ir.module import Module
 from ir.stages import Programmed
 from ir.target import Converters, Device, Target
@@ -129,7 +130,7 @@ def test_stuck_cells_come_in_their_fractions_and_listed_ones_are_there() -> None
     wrong_high = (levels == 0) & (g > HIGH / 2)
     assert wrong_low.sum() / (levels == 1).sum() == pytest.approx(0.02, rel=0.15)
     assert wrong_high.sum() / (levels == 0).sum() == pytest.approx(0.01, rel=0.2)
-    target = dataclasses.replace(chip(1, rows=8, columns=4), faulty=((0, 3, 1, 0),))
+    target = dataclasses.replace(chip(1, rows=8, columns=4), faulty=FaultyCells([(0, 3, 1, 0)]))
     (_, g) = next(ChipTrial(programmed_module(target, np.ones((4, 8), np.int64), 1), 0, 0).conductances())
     assert g[0, 3, 1, 0] == pytest.approx(LOW)
     assert (g > HIGH / 2).sum() == 31

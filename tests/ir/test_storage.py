@@ -58,7 +58,7 @@ def test_large_arrays_are_mapped(tmp_path: Path, mmap: bool) -> None:
     array = loaded
     while array is not None:
         bases.append(type(array))
-        array = getattr(array, "base", None)
+        array = getattr(array, "base", None)  # type: ignore[assignment]
     assert (np.memmap in bases) == mmap
     # saving over the files that the module itself is mapped from
     changed = Float(values=-loaded)

@@ -26,11 +26,12 @@ def played(given_module: Any, inferences: Any = 3) -> Any:
             for s in range(body.sections)
         ]
     loads.sort(key=lambda load: load[:2])
-    chip, out = {}, []
+    chip: dict[Any, Any] = {}
+    out: list[Any] = []
     for _ in range(inferences):
         up = down = 0
         by_layer = {layer.name: 0 for layer in given_module.layers}
-        wear = {}
+        wear: dict[Any, Any] = {}
         for _, crossbar, name, body, levels, s in loads:
             for r in range(body.rows):
                 for g in range(body.group_width):

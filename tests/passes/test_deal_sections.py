@@ -75,7 +75,7 @@ def test_dealing_rules(sections: Any, crossbars: Any) -> None:
     turns = interleaved_crossbars(sections, crossbars)
     assert turns.tolist() == [i % crossbars for i in range(sections)]
     for bars in (runs, turns):
-        seen = {}
+        seen: dict[Any, Any] = {}
         for bar, step in zip(bars.tolist(), steps_on(bars).tolist(), strict=True):
             assert step == seen.get(bar, 0)
             seen[bar] = step + 1
@@ -120,7 +120,7 @@ def test_both_solvers_save_writes() -> None:
         given_module = formed(seed, [(12, 8), (3, 8), (8, 12), (2, 4)], 8)
         plain += count_module(DealSections(method="contiguous").run(given_module, Context())).steady.total
         for solver in found:
-            step = DealSections(method="assign", solver=solver)
+            step = DealSections(method="assign", solver=solver)  # type: ignore[arg-type]
             found[solver] += count_module(step.run(given_module, Context())).steady.total
     assert max(found.values()) < plain
 

@@ -255,7 +255,7 @@ def test_the_flattened_layer_is_cut_whole(given_module: Any, sort: Any) -> None:
     places = np.zeros((*body.shape, 3), int)
     for s in range(body.sections):
         for r in np.flatnonzero(body.inputs[s] >= 0):
-            places[body.row_outputs[s, r], body.inputs[s, r], body.polarity[s] + 1] += 1
+            places[body.row_outputs[s, r], body.inputs[s, r], body.polarity[s] + 1] += 1  # type: ignore[index]
     assert (places.sum(axis=2) == 1).all()
     most = int(sort.partition("max-outputs=")[2].rstrip("}") or 0)
     if most:
@@ -298,6 +298,7 @@ def test_weights_of_equal_size_stay_with_their_output() -> None:
 def test_flattened_sections_in_natural_order_by_hand() -> None:
     chip = target(rows=4, row_gating=True)
     body = compiled(LAYER, module([np.arange(9).reshape(3, 3)], chip)).layers[0].at(Sectioned)
+    assert body.row_outputs is not None
     assert body.row_outputs.tolist() == [[0, 0, 0, 1], [1, 1, 2, 2], [2, UNUSED, UNUSED, UNUSED]]
     assert body.inputs.tolist() == [[0, 1, 2, 0], [1, 2, 0, 1], [2, UNUSED, UNUSED, UNUSED]]
     assert body.outputs.tolist() == [[0], [1], [2]]

@@ -257,11 +257,13 @@ def test_lossless_under_every_encoding(
     done = MatchRows(method=method, lambda_=lambda_).run(given_module, Context(threads=2))
     check_module(done)
     for before, after in zip(finish(given_module).layers, finish(done).layers, strict=True):
-        np.testing.assert_array_equal(after.body.effective_codes(), before.body.effective_codes())
-        np.testing.assert_array_equal(after.body.effective_codes(), before.body.codes)
-        assert_each_weight_once(after.body)
-        np.testing.assert_array_equal(after.body.outputs, before.body.outputs)
-        for a, b in zip(after.body.inputs, before.body.inputs, strict=True):
+        np.testing.assert_array_equal(
+            after.at(Programmed).effective_codes(), before.at(Programmed).effective_codes()
+        )
+        np.testing.assert_array_equal(after.at(Programmed).effective_codes(), before.at(Placed).codes)
+        assert_each_weight_once(after.at(Placed))
+        np.testing.assert_array_equal(after.at(Placed).outputs, before.at(Placed).outputs)
+        for a, b in zip(after.at(Placed).inputs, before.at(Placed).inputs, strict=True):
             assert sorted(a) == sorted(b)
     again = MatchRows(method=method, lambda_=lambda_).run(given_module, Context(threads=1))
     assert again == done, "the result depends on the number of threads"
@@ -269,7 +271,8 @@ def test_lossless_under_every_encoding(
 
 def replay(body: Any) -> Any:
     """Cells that change at each load of a single crossbar, from blank cells, by plain loops."""
-    held, out = {}, []
+    held: dict[Any, Any] = {}
+    out: list[Any] = []
     levels = body.cells.levels(body.wanted_words())
     for s in np.argsort(body.step):
         out.append(0)

@@ -71,13 +71,13 @@ def test_a_proof_does_not_look_at_the_clock(monkeypatch: pytest.MonkeyPatch) -> 
     from passes.solvers import circuit
 
     seen = []
-    solve = circuit.cp_model.CpSolver.solve
+    solve = circuit.cp_model.CpSolver.solve  # type: ignore[attr-defined]
 
-    def spy(self, model: Any) -> Any:
+    def spy(self: Any, model: Any) -> Any:
         seen.append((self.parameters.max_time_in_seconds, self.parameters.max_deterministic_time))
         return solve(self, model)
 
-    monkeypatch.setattr(circuit.cp_model.CpSolver, "solve", spy)
+    monkeypatch.setattr(circuit.cp_model.CpSolver, "solve", spy)  # type: ignore[attr-defined]
     cost = np.array([[0, 9, 1, 8], [9, 0, 7, 1], [1, 7, 0, 2], [8, 1, 2, 0]], np.uint16)
     shortest_path(cost, np.arange(4), 0, seconds=0.5)
     assert seen == [(float("inf"), 0.5)]
@@ -308,7 +308,7 @@ def test_routing_ends_with_its_time() -> None:
 @pytest.mark.parametrize("cap", ["layer_seconds", "total_seconds"])
 def test_negative_caps_are_refused(cap: Any) -> None:
     with pytest.raises(XbcError, match=f"{cap.replace('_', '-')} = -1.0 must not be negative"):
-        OrderSections(**{cap: -1.0})
+        OrderSections(**{cap: -1.0})  # type: ignore[arg-type]
 
 
 @given(cost=costs())

@@ -80,7 +80,7 @@ def test_matching_sees_the_pairs_that_reprogram_will_choose() -> None:
     for seed in range(6):
         plain = placed(seed, crossbars=1)
         for options in ({"pairs": True}, {}):
-            done = Reprogram(mode="pairs").run(MatchRows(**options).run(plain, Context()), Context())
+            done = Reprogram(mode="pairs").run(MatchRows(**options).run(plain, Context()), Context())  # type: ignore[arg-type]
             writes = count_module(done).first.total
             ours, theirs = (ours + writes, theirs) if options else (ours, theirs + writes)
     assert ours < theirs

@@ -95,8 +95,8 @@ def test_levels_are_pipelines() -> None:
         assert parse_pipeline(level_text(level))
     lossy = parse_pipeline(level_text(3, 0.04))
     assert [p.name for p in lossy[-2:]] == ["match-rows", "reprogram"]
-    assert lossy[-1].lambda_ == 0.04
-    assert lossy[-2].lambda_ == pytest.approx(0.2)
+    assert lossy[-1].lambda_ == 0.04  # type: ignore[attr-defined]
+    assert lossy[-2].lambda_ == pytest.approx(0.2)  # type: ignore[attr-defined]
     with pytest.raises(XbcError, match="unknown level -O7; known: -O0, -O1, -O2, -O3"):
         level_text(7)
 

@@ -75,7 +75,8 @@ def chip_held(done: Any, columns: Any, rounds: Any = 3) -> Any:
         loads += [
             (int(body.step[s]), int(body.crossbar[s]), layer.name, body, s) for s in range(body.sections)
         ]
-    chip, out = {}, []
+    chip: dict[Any, Any] = {}
+    out: list[Any] = []
     tables = {layer.name: (layer.body.cells.levels(layer.body.wanted_words()),
                            layer.body.cells.levels(layer.body.stored)) for layer in done.layers}  # fmt: skip
     for _ in range(rounds):

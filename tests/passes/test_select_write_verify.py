@@ -112,6 +112,7 @@ def test_flags_stand_on_the_selected_weights_and_slices(encoding: Any, outputs: 
         np.testing.assert_array_equal(hit, chosen[name])
     body = done.layers[0].at(Programmed)
     np.testing.assert_array_equal(body.stored, body.wanted_words())
+    assert body.verify is not None
     marked = body.cells.levels(body.verify)[body.verify != 0]
     per_number = marked.reshape(len(marked), -1, body.cells.slices)
     expected = np.zeros(body.cells.slices, bool)
@@ -171,7 +172,9 @@ def test_everything_or_nothing() -> None:
     every = SelectWriteVerify(method="magnitude", fraction=1).run(module, Context())
     assert every.layers[0].at(Programmed).verify is None
     none = SelectWriteVerify(method="magnitude", fraction=0).run(module, Context())
-    assert not none.layers[0].at(Programmed).verify.any()
+    verify = none.layers[0].at(Programmed).verify
+    assert verify is not None
+    assert not verify.any()
 
 
 def test_bad_input_is_refused_in_a_sentence() -> None:

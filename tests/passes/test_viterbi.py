@@ -26,18 +26,9 @@ def cost_of(held: Any, wanted: Any, weight: Any, values: Any, bits: int, up: Any
     return total
 
 
-def solve(
-    wanted: Any,
-    weight: Any,
-    lengths: Any,
-    width: Any,
-    values: Any,
-    bits: int,
-    up: Any,
-    down: Any,
-    window: Any,
-) -> Any:
+def solve(*problem: Any, window: int) -> Any:
     """``hold_rows`` on ``[steps, lanes]`` with costs in writes."""
+    wanted, weight, lengths, width, values, bits, up, down = problem
     held = np.full(wanted.shape, 255, np.uint8)
     start = np.full(LANES, -1, np.int64)
     forced = hold_rows(
@@ -105,8 +96,8 @@ def test_small_windows_merge_on_ordinary_penalties() -> None:
     wanted = rng.integers(0, 256, (400, LANES)).astype(np.float32)
     weight = np.full((400, LANES), 1.0)
     lengths = np.full(LANES, 400)
-    held, forced = solve(wanted, weight, lengths, 8, values, 1, 1.0, 1.0, 32)
-    whole, _ = solve(wanted, weight, lengths, 8, values, 1, 1.0, 1.0, 400)
+    held, forced = solve(wanted, weight, lengths, 8, values, 1, 1.0, 1.0, window=32)
+    whole, _ = solve(wanted, weight, lengths, 8, values, 1, 1.0, 1.0, window=400)
     assert forced == 0
     np.testing.assert_array_equal(held, whole)
 
@@ -117,7 +108,7 @@ def test_windows_cut_short_cost_little() -> None:
     wanted = np.clip(rng.normal(90, 40, (700, LANES)), 0, 255).astype(np.uint8).astype(np.float32)
     weight = np.full((700, LANES), 0.003)
     lengths = np.full(LANES, 700)
-    held, forced = solve(wanted, weight, lengths, 8, values, 1, 1.0, 1.0, WINDOW)
+    held, forced = solve(wanted, weight, lengths, 8, values, 1, 1.0, 1.0, window=WINDOW)
     assert forced > 0
     for lane in (0, 7):
         args = wanted[:, lane], weight[:, lane], values, 1, 1.0, 1.0
@@ -129,7 +120,9 @@ def test_survivors_that_cannot_merge_are_counted() -> None:
     """Rows whose weights do not matter are held for ever: any start is as good, nothing merges."""
     values = np.arange(4, dtype=np.float32)
     wanted = np.zeros((100, LANES), np.float32)
-    held, forced = solve(wanted, np.zeros((100, LANES)), np.full(LANES, 100), 2, values, 1, 1.0, 1.0, 16)
+    held, forced = solve(
+        wanted, np.zeros((100, LANES)), np.full(LANES, 100), 2, values, 1, 1.0, 1.0, window=16
+    )
     assert forced > 0
     assert (held == held[0]).all()
 
@@ -167,7 +160,9 @@ def test_heavy_penalties_hold_what_is_wanted() -> None:
     rng = np.random.default_rng(1)
     values = np.arange(256, dtype=np.float32)
     wanted = rng.integers(0, 256, (200, LANES)).astype(np.float32)
-    held, forced = solve(wanted, np.full(wanted.shape, 1e6), np.full(LANES, 200), 8, values, 1, 1.0, 1.0, 64)
+    held, forced = solve(
+        wanted, np.full(wanted.shape, 1e6), np.full(LANES, 200), 8, values, 1, 1.0, 1.0, window=64
+    )
     assert forced == 0
     np.testing.assert_array_equal(held, wanted)
 

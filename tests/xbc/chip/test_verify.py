@@ -379,6 +379,7 @@ def test_tables_that_are_none(program: Path, table: str) -> None:
 
 def test_totals_that_are_no_counts(program: Path) -> None:
     totals = json.loads((program / "manifest.json").read_text())["totals"]
+    wrong: Any
     for wrong in (None, -1, 1.5, True, {}):
         reseal(program, totals={**totals, "write_rows": wrong})
         with pytest.raises(XbcError, match=r"does not give totals\.write_rows as a count"):

@@ -64,12 +64,12 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 
 def test_a_bug_is_shown_whole(xbc: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    import xbc.targets
+    from xbc import targets
 
     def broken() -> list[str]:
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(xbc.targets, "list_targets", broken)
+    monkeypatch.setattr(targets, "list_targets", broken)
     result = xbc_run(["targets"])
     assert result == 70
 
@@ -85,12 +85,12 @@ def test_a_full_disk_is_one_sentence(
 ) -> None:
     import errno
 
-    import xbc.cli.simulate
+    from xbc.cli import simulate
 
     def full(path: Path, arrays: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(xbc.cli.simulate, "write_npz", full)
+    monkeypatch.setattr(simulate, "write_npz", full)
     assert xbc_run(["simulate", str(program), "--inputs", str(data), "-o", "y.npz"]) == 2
 
 

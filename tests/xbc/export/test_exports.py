@@ -234,7 +234,7 @@ def test_compact_code_round_trip(data: st.DataObject) -> None:
             for phase in data.draw(st.sampled_from([(0,), (1,), (2,), (1, 2)])):
                 per.append((cell, int(draw.integers(2**bits)), phase, bool(draw.integers(2))))
         at.append(len(per))
-    columns_of = [np.array([row[i] for row in per], np.int64) for i in range(4)]
+    columns_of: list[Any] = [np.array([row[i] for row in per], np.int64) for i in range(4)]
     cell, after, phase, verify = columns_of[0], columns_of[1], columns_of[2], columns_of[3].astype(np.bool_)
     bar, steps = draw.integers(0, 3, loads), draw.integers(0, 1000, loads)
     crc = draw.integers(0, 2**32, (2, loads))

@@ -40,7 +40,7 @@ def model(
     nodes: Sequence[onnx.NodeProto],
     inputs: Mapping[str, tuple[Any, Sequence[Any]]],
     outputs: Mapping[str, Any],
-    constants: Mapping[str, Array] | None = None,
+    constants: Mapping[str, Any] | None = None,
     *,
     opset: int = 17,
     ir_version: int = 8,

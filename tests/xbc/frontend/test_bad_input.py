@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -138,7 +139,7 @@ def test_weights_beyond_float32(tmp_path: Path) -> None:
 def test_scale_that_is_not_finite(axis: int | None, tmp_path: Path) -> None:
     attrs = {} if axis is None else {"axis": axis}
     nodes = [
-        node("DequantizeLinear", ["q", "s"], ["w"], **attrs),
+        node("DequantizeLinear", ["q", "s"], ["w"], **attrs),  # type: ignore[arg-type]
         node("MatMul", ["x", "w"], ["y"], "dense"),
     ]
     scale = np.array(np.nan if axis is None else [1, np.nan, 2], F)
@@ -188,7 +189,7 @@ def test_constants_that_would_unfold_beyond_memory(inner: bool, tmp_path: Path) 
         info = helper.make_tensor_value_info("y", 1, [None, None])
         bodies = {key: helper.make_graph(nodes, key, [], [info]) for key in ("then_branch", "else_branch")}
         nodes = [node("If", ["c"], ["z"], **bodies)]
-    inputs = {"x": (F, [2, 2**20])} | ({"c": (np.bool_, [])} if inner else {})
+    inputs: dict[str, Any] = {"x": (F, [2, 2**20])} | ({"c": (np.bool_, [])} if inner else {})
     proto = model(nodes, inputs, {"z" if inner else "y": (F, 2)})
     path = save(proto, tmp_path)
     with pytest.raises(XbcError, match="memory"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,7 +30,7 @@ F = np.float32
 both = pytest.mark.parametrize("optimise", [True, False])
 
 
-def conv(shape: tuple[int, ...], channels: int, op: str = "Conv", **attrs: object) -> onnx.ModelProto:
+def conv(shape: tuple[int, ...], channels: int, op: str = "Conv", **attrs: Any) -> onnx.ModelProto:
     space = [9, 8, 7][: len(shape) - 2]
     return model(
         [node(op, ["x", "w"], ["y"], "the/conv", **attrs)],
@@ -55,7 +56,7 @@ def conv(shape: tuple[int, ...], channels: int, op: str = "Conv", **attrs: objec
 def test_conv(
     shape: tuple[int, ...],
     channels: int,
-    attrs: dict[str, object],
+    attrs: dict[str, Any],
     products: int,
     optimise: bool,
     tmp_path: Path,
@@ -180,7 +181,7 @@ def test_matmul_layouts_hold_the_products(
     ],
 )
 def test_fused_products(
-    op: str, attrs: dict[str, object], shape: tuple[int, int], optimise: bool, tmp_path: Path
+    op: str, attrs: dict[str, Any], shape: tuple[int, int], optimise: bool, tmp_path: Path
 ) -> None:
     names = ["x", "w", "c"] if op == "FusedGemm" else ["x", "w"]
     nodes = [node(op, names, ["y"], domain="com.microsoft", **attrs)]
@@ -275,7 +276,7 @@ def test_qlinear_conv(per_channel: bool, symmetric: bool, optimise: bool, tmp_pa
     count = 4 if per_channel else ()
     dtype = np.int8 if per_channel else np.uint8
     zero = np.zeros(count, dtype) if symmetric else np.broadcast_to(np.array(5, dtype), count)
-    constants = {
+    constants: dict[str, Any] = {
         "xs": np.array(0.1, F), "xz": np.array(10, np.uint8), "w": integers(4, 3, 3, 3, dtype=dtype.__name__),
         "ws": np.abs(weights(*np.shape(zero))).astype(F) + F(0.01), "wz": zero, "ys": np.array(9.0, F),
         "yz": np.array(100, np.uint8),
@@ -290,10 +291,12 @@ def test_qlinear_conv(per_channel: bool, symmetric: bool, optimise: bool, tmp_pa
     shift = np.asarray(constants["wz"]).reshape(-1, 1).astype(int)
     np.testing.assert_array_equal(layer.body.codes, matrix - shift)
     np.testing.assert_array_equal(
-        np.broadcast_to(layer.body.scale, 4), np.broadcast_to(constants["ws"].reshape(-1), 4)
+        np.broadcast_to(layer.at(Quantized).scale, 4), np.broadcast_to(constants["ws"].reshape(-1), 4)
     )
     info = np.iinfo(dtype)
-    np.testing.assert_array_equal(layer.body.limits[0], [info.min - shift[0, 0], info.max - shift[0, 0]])
+    np.testing.assert_array_equal(
+        layer.at(Quantized).limits[0], [info.min - shift[0, 0], info.max - shift[0, 0]]
+    )
 
 
 @both
@@ -303,7 +306,7 @@ def test_qlinear_matmul(static: str, vector: bool, optimise: bool, tmp_path: Pat
     count = {"a": 4, "b": 3}[static] if vector and static == "b" else ()
     zero = np.zeros(count, np.int8)
     w = integers(4, 5) if static == "a" else integers(5, 3)
-    scales = {
+    scales: dict[str, Any] = {
         "as": np.array(0.1, F),
         "az": np.array(3, np.uint8),
         "bs": np.array(0.2, F),
@@ -311,7 +314,7 @@ def test_qlinear_matmul(static: str, vector: bool, optimise: bool, tmp_path: Pat
     }
     scales |= {f"{static}s": np.full(count, 0.3, F) + np.arange(np.size(zero), dtype=F).reshape(count)}
     scales |= {f"{static}z": zero}
-    constants = {**scales, static: w, "ys": np.array(40.0, F), "yz": np.array(128, np.uint8)}
+    constants: dict[str, Any] = {**scales, static: w, "ys": np.array(40.0, F), "yz": np.array(128, np.uint8)}
     if static == "a":
         constants["az"], constants["a"] = zero.astype(np.uint8), w.astype(np.uint8)
     free = ("b", (5, 3)) if static == "a" else ("a", (4, 5))
@@ -319,7 +322,7 @@ def test_qlinear_matmul(static: str, vector: bool, optimise: bool, tmp_path: Pat
     proto = model(nodes, {free[0]: (np.uint8, free[1])}, {"y": np.uint8}, constants)
     layer = only_layer(check_against_onnxruntime(proto, tmp_path, optimise=optimise, rtol=0))
     assert layer.body.shape == ((4, 5) if static == "a" else (3, 5))
-    assert layer.body.scale.shape == (np.size(scales[f"{static}s"]),)
+    assert layer.at(Quantized).scale.shape == (np.size(scales[f"{static}s"]),)
 
 
 @both
@@ -338,10 +341,13 @@ def test_conv_integer_and_matmul_integer(optimise: bool, tmp_path: Path) -> None
     proto = model(nodes, {"x": (np.uint8, ["n", 2, 5, 6])}, {"y": np.int32}, constants, opset=17)
     imported = check_against_onnxruntime(proto, tmp_path, optimise=optimise, rtol=0)
     first, second = imported.module.layers
-    assert first.body.zero_point.tolist() == [130]
-    assert (first.body.limits.tolist(), second.body.limits[1].tolist()) == ([[-130, 125]], [-126, 129])
-    assert second.body.zero_point.tolist() == [1, -2, 3]
-    assert second.body.scale.tolist() == [1.0]
+    assert first.at(Quantized).zero_point.tolist() == [130]
+    assert (first.at(Quantized).limits.tolist(), second.at(Quantized).limits[1].tolist()) == (
+        [[-130, 125]],
+        [-126, 129],
+    )
+    assert second.at(Quantized).zero_point.tolist() == [1, -2, 3]
+    assert second.at(Quantized).scale.tolist() == [1.0]
 
 
 @both
@@ -358,7 +364,7 @@ def test_dynamic_quantised_products(optimise: bool, tmp_path: Path) -> None:
     proto = model(nodes, {"x": (F, [2, 5])}, {"y": (F, 2)}, constants)
     imported = check_against_onnxruntime(proto, tmp_path, optimise=optimise)
     assert [x.name for x in imported.module.layers] == ["dynamic", "to.float"]
-    assert imported.module.layers[0].body.scale.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert imported.module.layers[0].at(Quantized).scale.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
 def test_the_page_on_onnx_names_every_operator() -> None:

@@ -68,7 +68,7 @@ def test_weights_of_every_integer_type(dtype: str, axis: int | None, optimise: b
     np.testing.assert_array_equal(body.scale, scale.reshape(-1))
     np.testing.assert_array_equal(body.limits[0], [low - (low + 3), low + 2**bits - 1 - (low + 3)])
     # exactly what onnxruntime dequantises to
-    nodes = [node("DequantizeLinear", ["q", "s", "z"], ["y"], **attrs)]
+    nodes = [node("DequantizeLinear", ["q", "s", "z"], ["y"], **attrs)]  # type: ignore[arg-type]
     direct = model(nodes, {}, {"y": F}, {"q": codes, "s": scale, "z": zero}, opset=21, ir_version=10)
     from tests.xbc.frontend.oracle import session
 
@@ -103,7 +103,7 @@ def test_reshaped_dequantised_weights(
     scale = np.array(0.5, F) if axis is None else np.array([0.1, 0.2, 0.4], F)
     constants: dict[str, Array] = {"q": integers(*shape), "s": scale}
     attrs = {} if axis is None else {"axis": axis}
-    chain = [node("DequantizeLinear", ["q", "s"], ["t0"], **attrs)]
+    chain = [node("DequantizeLinear", ["q", "s"], ["t0"], **attrs)]  # type: ignore[arg-type]
     for at, (op, settings_, extra) in enumerate(nodes):
         names = [f"t{at}"]
         for values in extra:
@@ -115,7 +115,7 @@ def test_reshaped_dequantised_weights(
     layer = only_layer(check_against_onnxruntime(proto, tmp_path, optimise=optimise))
     assert isinstance(layer.body, Quantized)
     assert layer.body.shape == (3, 5)
-    assert layer.body.scale.shape == scale.reshape(-1).shape
+    assert layer.at(Quantized).scale.shape == scale.reshape(-1).shape
 
 
 @both
@@ -142,7 +142,7 @@ def test_conv_transpose_with_a_scale_per_channel(optimise: bool, tmp_path: Path)
     proto = model(nodes, {"x": (F, ["n", 4, 5, 5])}, {"y": F}, constants)
     layer = only_layer(check_against_onnxruntime(proto, tmp_path, optimise=optimise))
     assert layer.body.shape == (2 * 3 * 4, 2)
-    np.testing.assert_array_equal(layer.body.scale, np.tile(np.repeat(constants["s"], 4), 2))
+    np.testing.assert_array_equal(layer.at(Quantized).scale, np.tile(np.repeat(constants["s"], 4), 2))
 
 
 @pytest.mark.parametrize("axis", [0, 1])

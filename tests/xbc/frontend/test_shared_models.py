@@ -54,7 +54,7 @@ def test_outputs_are_those_of_the_unmodified_model(name: str, tmp_path: Path) ->
             "sr": 16000,
         }
         feeds = {k: np.asarray(v, np.int64 if k == "sr" else np.float32) for k, v in feeds.items()}
-    imported = check_against_onnxruntime(shared(name), tmp_path, feeds=feeds, rtol=1e-5)
+    imported = check_against_onnxruntime(shared(name), tmp_path, feeds=feeds, rtol=1e-5)  # type: ignore[arg-type]
     layers, weights = EXPECTED[name]
     assert (len(imported.module.layers), imported.module.weights) == (layers, weights)
     assert all("cannot optimise" not in note for note in imported.notes)

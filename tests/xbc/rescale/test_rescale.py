@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from ir.errors import XbcError
-from ir.stages import Quantized, Sectioned
+from ir.stages import Encoded, Quantized, Sectioned
 from passes.manager import run_pipeline
 from passes.pipeline import parse_pipeline
 from xbc.frontend import import_model
@@ -119,7 +119,7 @@ def test_reference_columns_preserve_the_function_and_leave_no_negative_weight(
     again = import_model(folder / "u.onnx", TARGET)
     pipeline = "quantize,encode-signs{encoding=unipolar},slice-bits,form-sections,deal-sections"
     module = run_pipeline(again.module, parse_pipeline(pipeline)).module
-    assert {layer.at(Quantized).encoding for layer in module.layers} == {"unipolar"}
+    assert {layer.at(Encoded).encoding for layer in module.layers} == {"unipolar"}
 
 
 @given(seed=st.integers(0, 2**32 - 1), outputs=st.integers(1, 4))
@@ -290,7 +290,7 @@ def test_keep_unipolar_takes_layers_without_a_negative_code(tmp_path: Path) -> N
     onnx.save(unipolar_model(imported).model, tmp_path / "u.onnx")
     again = import_model(tmp_path / "u.onnx", TARGET)
     module = run_pipeline(again.module, parse_pipeline("quantize,encode-signs{keep-unipolar=true}")).module
-    encodings = {layer.name: layer.at(Quantized).encoding for layer in module.layers}
+    encodings = {layer.name: layer.at(Encoded).encoding for layer in module.layers}
     assert sorted(set(encodings.values())) == ["driver", "unipolar"]
     assert [n for n, e in encodings.items() if e == "driver"] == ["depthwise.conv.Conv"]
     with pytest.raises(XbcError, match="not unipolar"):

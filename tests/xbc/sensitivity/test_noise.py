@@ -25,7 +25,7 @@ def test_deviation_is_that_of_the_sum_over_devices(bits: int, devices: Any, veri
     noise = Noise(0.2, 0.05, bits, devices)
     rng = np.random.default_rng(seed)
     sigma = [noise.sigma_verified if i < verified else noise.sigma_programmed for i in range(devices)]
-    draws = sum(rng.normal(0, s, 20_000) * 2.0 ** (-i * bits) for i, s in enumerate(sigma))
+    draws = np.sum([rng.normal(0, s, 20_000) * 2.0 ** (-i * bits) for i, s in enumerate(sigma)], axis=0)
     assert draws.std() == pytest.approx(noise.deviation(verified), rel=0.05)
 
 

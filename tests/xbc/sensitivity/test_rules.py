@@ -170,8 +170,8 @@ def test_quantize_passes_straight_through_inside_the_range() -> None:
     x, scale = np.array([0.5, 1.0, 40.0, -3.0], np.float32), np.array(0.1, np.float32)
     y = np.array([5, 10, 255, 0], np.uint8)
     s = np.ones(4, np.float32)
-    found = rules()["QuantizeLinear"](
-        Step(node, [x, scale, np.uint8(0)], [y], [s], [True, False, False], 13)
+    found: Any = rules()["QuantizeLinear"](
+        Step(node, [x, scale, np.array(0, np.uint8)], [y], [s], [True, False, False], 13)
     )[0]
     np.testing.assert_allclose(found, [100, 100, 0, 0], rtol=1e-5)
     back = helper.make_node("DequantizeLinear", ["y", "s"], ["x"], axis=0)
@@ -186,7 +186,7 @@ def test_negative_pads_crop() -> None:
     step = Step(node, [x, ints(0, -1, 1, 2)], [np.zeros((3, 5))], [s], [True, False], OPSET)
     expected = np.zeros((2, 4))
     expected[:, 1:] = s[:2, :3]
-    np.testing.assert_allclose(rules()["Pad"](step)[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(rules()["Pad"](step)[0]), expected, rtol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)

@@ -50,7 +50,7 @@ def saved(
     return path
 
 
-def value(name: str, kind: int, shape: list[Any]) -> Any:
+def value(name: str, kind: int, shape: list[Any] | None) -> Any:
     return helper.make_tensor_value_info(name, kind, shape)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ir.cells import ENCODINGS
 from ir.faulty import FaultyCells
 from ir.module import Module
-from ir.stages import Programmed
+from ir.stages import Placed, Programmed
 from ir.target import Converters, Device, Target
 from passes.place import place
 from tests.xbc.simulate.building import code_limits, programmed_layer
@@ -107,7 +107,7 @@ def test_set_and_reset_have_their_own_spread_and_unwritten_cells_keep_their_erro
     module = place(module, [np.zeros(3, np.int32)])
     layer = module.layers[0]
     module = module.with_layers(
-        [layer.with_body(layer.body.lower(Programmed, stored=layer.body.wanted_words()))]
+        [layer.with_body(layer.at(Placed).lower(Programmed, stored=layer.at(Placed).wanted_words()))]
     )
     (_, g) = next(ChipTrial(module, 3, 0).conductances())
     assert ((g[0] - HIGH) / WINDOW).std() == pytest.approx(0.04, rel=0.08)

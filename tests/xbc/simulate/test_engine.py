@@ -134,7 +134,7 @@ def test_many_columns_on_the_same_rows(bits_per_cell: int) -> None:
         )  # fmt: skip
         engine = IntegerEngine(layer, target, converters)
         assert np.allclose(engine.product(x, Coding(4, True)), wanted.astype(float), rtol=0, atol=1e-6)
-        assert np.count_nonzero(engine.plan(Coding(4, True)).factor[0]) >= 32
+        assert np.count_nonzero(engine.plan(Coding(4, True)).factor[0]) >= 32  # type: ignore[index]
         assert np.array_equal(x, before)
 
 

@@ -159,7 +159,7 @@ def test_optimisation_given_up_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     real = host_module._open
 
     def fragile(source: Any, threads: int, level: Any) -> Any:
-        if level != host_module.ort.GraphOptimizationLevel.ORT_DISABLE_ALL:
+        if level != host_module.ort.GraphOptimizationLevel.ORT_DISABLE_ALL:  # type: ignore[attr-defined]
             raise RuntimeError("fusion\nfailed")
         return real(source, threads, level)
 

@@ -68,6 +68,7 @@ def in_integers(host: onnx.ModelProto, module: Module, feeds: dict[str, Any]) ->
             [value(node.output[0], TensorProto.DOUBLE, None)],
         )  # fmt: skip
         model = helper.make_model(graph, opset_imports=host.opset_import, ir_version=host.ir_version)
+        y: Any
         (y,) = ReferenceEvaluator(model).run(None, {names[0]: codes, names[1]: tensor})
         assert np.array_equal(y, np.rint(y))
         outputs_axis = 1 if node.op_type == "Conv" else y.ndim - 1

@@ -38,6 +38,7 @@ def integer_cases() -> dict[str, Any]:
     shared = {"xs": scale, "xz": zero, "ys": np.float32(3.0), "yz": np.uint8(100)}
     u8 = TensorProto.UINT8
     cases: dict[str, Any] = {}
+    attrs: Any
     for label, attrs, shape in (
         ("padded", {"pads": [1, 2, 0, 1], "strides": [2, 1]}, (6, 5, 3, 2)),
         ("grouped", {"group": 3, "dilations": [2, 1]}, (6, 2, 2, 3)),

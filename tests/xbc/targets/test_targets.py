@@ -122,7 +122,7 @@ def test_override_names_the_key() -> None:
         ({"crossbars": 1.5}, "crossbars = 1.5 must be an int"),
     ]:
         with pytest.raises(XbcError) as error:
-            load_target("gather-128", settings)
+            load_target("gather-128", settings)  # type: ignore[arg-type]
         assert message in str(error.value)
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from ir import stages
+
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'xbc[train]'")
 
 from ir.errors import XbcError  # noqa: E402
@@ -76,7 +78,7 @@ def test_uniform_layers_keep_grids_signs_and_converters(tmp_path: Path, polarity
     imported = import_model(tmp_path / "m.onnx", load_target("gather-128"))
     assert len(imported.module.layers) == 2
     for layer in imported.module.layers:
-        codes = layer.body.values * 3
+        codes = layer.at(stages.Float).values * 3
         np.testing.assert_allclose(codes, np.rint(codes), atol=1e-5)
         if polarity != "bipolar":  # the sign is digital: the crossbar holds one sign
             assert codes.min() >= 0

@@ -167,7 +167,7 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(XbcError, match="threshold"):
         CrossbarOptimizer(inner, model, threshold=0)
     with pytest.raises(XbcError, match="unknown writer"):
-        CrossbarOptimizer(inner, model, writer="sometimes")
+        CrossbarOptimizer(inner, model, writer="sometimes")  # type: ignore[arg-type]
     with pytest.raises(XbcError, match="no crossbar layer"):
         CrossbarOptimizer(inner, torch.nn.Linear(2, 2))
 

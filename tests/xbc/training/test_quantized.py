@@ -81,7 +81,7 @@ def test_float_twin_is_an_ordinary_layer() -> None:
 
 def test_nonsense_is_refused() -> None:
     with pytest.raises(XbcError, match="unknown polarity"):
-        UniformLinear(3, 2, UniformScale(), "upward")
+        UniformLinear(3, 2, UniformScale(), "upward")  # type: ignore[arg-type]
     with pytest.raises(XbcError, match="weight_bits"):
         UniformScale(weight_bits=17)
     with pytest.raises(XbcError, match="adc_full_scale"):

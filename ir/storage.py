@@ -26,6 +26,7 @@ from ir.errors import XbcError
 from ir.module import Module
 from ir.parser import FORMAT, Reference, parse_module
 from ir.text import INLINE_LIMIT, print_with_arrays
+from ir.verify import check_module
 
 MAX_TEXT_BYTES = 2**28
 MAP_BYTES = 2**20
@@ -83,8 +84,9 @@ def load_module(path: str | os.PathLike[str], mmap: bool = True, check: bool = T
     Args:
         path: of the ``.xir`` file.
         mmap: map large array files instead of reading them (they must stay while the module is in use).
-        check: compare the content of every array with its digest (reads it once).
-    Raises: XbcError when a file is missing, damaged, no module, or written by a newer version.
+        check: compare the content of every array with its digest (reads it once) and the module with its
+            invariants, so that whoever walks it indexes without looking again.
+    Raises: XbcError when a file is missing, damaged, no module, or written by a newer version; VerifyError.
     """
     path = Path(path)
     try:
@@ -113,9 +115,12 @@ def load_module(path: str | os.PathLike[str], mmap: bool = True, check: bool = T
         return cache[reference]
 
     try:
-        return parse_module(text, find)
+        module = parse_module(text, find)
     except XbcError as error:
         raise type(error)(f"{path}: {error}") from error
+    if check:
+        check_module(module, f"{path}: ")
+    return module
 
 
 def _read_array(folder: Path, reference: Reference, mmap: bool, check: bool) -> Array:

@@ -33,17 +33,17 @@ __all__ = ["INVARIANTS", "Problem", "VerifyError", "check_module", "verify_modul
 class VerifyError(XbcError):
     """A module that breaks an invariant; ``problems`` has all of them."""
 
-    def __init__(self, name: str, problems: list[Problem]) -> None:
+    def __init__(self, name: str, problems: list[Problem], where: str = "") -> None:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        super().__init__(f"module {name!r} is not valid: {problems[0]}{more}")
+        super().__init__(f"{where}module {name!r} is not valid: {problems[0]}{more}")
         self.problems = problems
 
 
-def check_module(module: Module) -> None:
-    """Raises VerifyError when an invariant does not hold."""
+def check_module(module: Module, where: str = "") -> None:
+    """Raises VerifyError when an invariant does not hold; ``where`` begins its sentence."""
     problems = verify_module(module)
     if problems:
-        raise VerifyError(module.name, problems)
+        raise VerifyError(module.name, problems, where)
 
 
 def verify_module(module: Module) -> list[Problem]:

@@ -8,12 +8,40 @@ import numpy as np
 
 from ir.arrays import Array
 from ir.cells import CellFormat
+from ir.errors import XbcError
 from ir.invariants import Findings, first_hit
+from ir.module import Module
 from ir.stages import Placed, Programmed
 from ir.target import Target
 
 _PAIRS = 2**20
 """Pairs of section and faulty cell that are looked at together."""
+
+
+def check_fits(module: Module) -> None:
+    """What kernels that walk the loads of a module rely on: they index without looking again.
+
+    Raises: XbcError for a layer that is not placed, or whose sections do not fit the target's crossbars.
+    """
+    target = module.target
+    for layer in module.layers:
+        body = layer.at(Placed)
+        if body.rows > target.rows or body.group_width * body.cells.columns > target.columns:
+            raise XbcError(
+                f"layer {layer.name!r}: sections of {body.rows} x {body.group_width * body.cells.columns} "
+                f"cells do not fit the {target.rows} x {target.columns} crossbars of target {target.name!r}: "
+                f"form them again"
+            )
+        if body.bits_per_cell > target.bits_per_cell:
+            raise XbcError(
+                f"layer {layer.name!r} is sliced for {body.bits_per_cell} bits per cell, target "
+                f"{target.name!r} has {target.bits_per_cell}: slice it again"
+            )
+        if body.sections and not 0 <= body.crossbar.min() <= body.crossbar.max() < target.crossbars:
+            raise XbcError(
+                f"layer {layer.name!r} uses crossbar {int(body.crossbar.max())}, target {target.name!r} has "
+                f"{target.crossbars}: deal the sections again"
+            )
 
 
 def check_placed(body: Placed, target: Target, found: Findings) -> None:

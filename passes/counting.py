@@ -18,6 +18,7 @@ from ir.arrays import Array
 from ir.module import Layer, Module
 from ir.stages import Placed, Programmed
 from ir.target import Target
+from ir.verify_cells import check_fits
 from passes.place import contiguous
 
 UNTOUCHED = 255
@@ -58,11 +59,16 @@ class Counts:
 
     def wear_summary(self) -> dict[str, float]:
         """max, p99 and mean writes per cell of the chip and inference."""
-        return {
-            "max": int(self.wear.max(initial=0)),
-            "p99": float(np.percentile(self.wear, 99)),
-            "mean": float(self.wear.mean()),
-        }
+        return wear_summary(self.wear)
+
+
+def wear_summary(wear: Array) -> dict[str, float]:
+    """Writes per cell of a chip and steady inference: maximum, 99th percentile, mean."""
+    return {
+        "max": int(wear.max(initial=0)),
+        "p99": float(np.percentile(wear, 99)),
+        "mean": float(wear.mean()),
+    }
 
 
 @njit(cache=True, nogil=True)
@@ -174,8 +180,9 @@ class ChipWalk:
 def count_module(module: Module) -> Counts:
     """Counts of a module whose layers are all placed; unprogrammed layers count their exact words.
 
-    Raises: XbcError when a layer is not placed.
+    Raises: XbcError when a layer is not placed, or its sections do not fit the target.
     """
+    check_fits(module)
     layers = [(layer, layer.at(Placed)) for layer in module.layers]
     chip = ChipWalk(module.target)
     by_layer = {layer.name: 0 for layer in module.layers}

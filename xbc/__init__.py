@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from passes.manager import run_pipeline
     from passes.pipeline import parse_pipeline
     from xbc.backend import Program, emit_program
-    from xbc.chip import verify_program
     from xbc.driver.compile import Compiled, compile_model
+    from xbc.driver.verify import verify_program
     from xbc.frontend import import_model
     from xbc.targets import list_targets, load_target
 
@@ -48,7 +48,7 @@ _WHERE: Final = {
     "print_module": "ir.text",
     "run_pipeline": "passes.manager",
     "save_module": "ir.storage",
-    "verify_program": "xbc.chip",
+    "verify_program": "xbc.driver.verify",
 }
 
 __all__ = [

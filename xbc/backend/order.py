@@ -12,6 +12,7 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Programmed
+from ir.verify_cells import check_fits
 
 _PER_SECTION = (
     "outputs", "inputs", "rank", "polarity", "row_outputs", "crossbar", "step", "stored", "flip", "verify",
@@ -78,25 +79,8 @@ def load_order(module: Module) -> LoadOrder:
     Raises: XbcError when two sections are loaded into one crossbar in the same step, or a section does not
         fit the target.
     """
-    target = module.target
     bodies = [layer.at(Programmed) for layer in module.layers]
-    for layer, body in zip(module.layers, bodies, strict=True):
-        if body.rows > target.rows or body.group_width * body.cells.columns > target.columns:
-            raise XbcError(
-                f"layer {layer.name!r}: sections of {body.rows} x {body.group_width * body.cells.columns} "
-                f"cells do not fit the {target.rows} x {target.columns} crossbars of target {target.name!r}: "
-                f"form them again"
-            )
-        if body.bits_per_cell > target.bits_per_cell:
-            raise XbcError(
-                f"layer {layer.name!r} is sliced for {body.bits_per_cell} bits per cell, target "
-                f"{target.name!r} has {target.bits_per_cell}: slice it again"
-            )
-        if body.sections and not 0 <= body.crossbar.min() <= body.crossbar.max() < target.crossbars:
-            raise XbcError(
-                f"layer {layer.name!r} uses crossbar {int(body.crossbar.max())}, target {target.name!r} has "
-                f"{target.crossbars}: deal the sections again"
-            )
+    check_fits(module)
     sizes = [b.sections for b in bodies]
     which = np.repeat(np.arange(len(bodies), dtype=np.int32), sizes)
     index = np.concatenate([np.zeros(0, np.int32), *(np.arange(n, dtype=np.int32) for n in sizes)])

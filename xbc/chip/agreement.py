@@ -7,29 +7,29 @@ from collections.abc import Iterator
 import numpy as np
 
 from ir.arrays import Array
-from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Programmed
 from xbc.backend.problems import Problem
 from xbc.backend.program import Block, Lists, Program
 from xbc.backend.rows import layer_rows
+from xbc.backend.stream import stream_loads
 from xbc.backend.tables import HOST, MANIFEST, MODULE, file_of
+from xbc.chip.kernels import COUNTS
+from xbc.chip.replay import Replay
 
-_SECTIONS = file_of("sections")
+_SECTIONS, _LOADS, _WRITES = file_of("sections"), file_of("loads"), file_of("writes")
 
 
-def compare_with_module(program: Program) -> Iterator[Problem]:
-    """Differences between the module in program.xir and the tables, which a replay has found sound.
+def compare_with_module(program: Program, module: Module, run: Replay) -> Iterator[Problem]:
+    """Differences between the (valid) module and the tables, which ``run`` has found sound.
 
-    This is what ties the tables to the weights that were compiled: signs, row maps and wanted words stand in
-    both.
+    This is what ties the tables to the weights that were compiled: signs, row maps, wanted words, places and
+    write-verify marks stand in both.
     """
-    try:
-        module = program.module()
-        bodies = [layer.at(Programmed) for layer in module.layers]
-    except XbcError as error:
-        yield Problem(MODULE, str(error))
+    if module.layers and module.stage() is not Programmed:
+        yield Problem(MODULE, f"it is at stage {module.stage().stage()!r}, a program is programmed")
         return
+    bodies = [layer.at(Programmed) for layer in module.layers]
     if module.target != program.target:
         yield Problem(MANIFEST, f"the target is not the one of {MODULE}")
     if module.host.sha256 != program.manifest["files"][HOST]["sha256"]:
@@ -44,7 +44,12 @@ def compare_with_module(program: Program) -> Iterator[Problem]:
             mine = np.flatnonzero(block["layer"] == layer)
             part = slice(int(start[layer]), int(start[layer]) + len(mine))
             start[layer] = part.stop
-            yield from _section_differences(bodies[layer], part, block, mine)
+            body, loads = bodies[layer], block["section"][mine]
+            yield from _section_differences(body, part, block, mine)
+            for name in ("crossbar", "step"):
+                wrong = program.loads[name][loads] != getattr(body, name)[part]
+                yield from _first(_LOADS, name, block, mine, wrong)
+        yield from _verify_differences(program, bodies, block, run.counts[:, COUNTS.index("verified")])
 
 
 def _layer_differences(program: Program, module: Module) -> Iterator[Problem]:
@@ -86,6 +91,35 @@ def _section_differences(body: Programmed, part: slice, block: Block, mine: Arra
         yield from _first(_SECTIONS, name, block, mine, np.asarray((said != values).any(axis=1)))
     for name in ("rank", "polarity"):
         yield from _first(_SECTIONS, name, block, mine, block[name][mine] != getattr(body, name)[part])
+
+
+def _verify_differences(
+    program: Program, bodies: list[Programmed], block: Block, verified: Array
+) -> Iterator[Problem]:
+    """Whether just those writes are to be verified whose cells the IR marks (all, where it marks none).
+
+    Args:
+        verified: ``[loads]`` writes to be verified.
+    """
+    ids, all_marked = block["section"], np.array([body.verify is None for body in bodies])[block["layer"]]
+    short = all_marked & (verified[ids] != program.loads["write_count"][ids])
+    yield from _first(_WRITES, "verify", block, np.arange(len(ids)), short)
+    if all_marked.all():
+        return
+    for part in stream_loads(program, int(ids[0]), int(ids[-1]) + 1):
+        owner = part.owner() + part.start - int(ids[0])
+        marked = np.asarray(part.verify).copy()
+        for layer in np.unique(block["layer"][owner]).tolist():
+            body = bodies[layer]
+            if body.verify is None:
+                continue
+            of = np.flatnonzero(block["layer"][owner] == layer)
+            group, digit = np.divmod(part.column[of], body.cells.columns)
+            words = body.verify[block["index"][owner[of]], part.row[of], group].astype(np.int64)
+            shift = body.bits_per_cell * (body.cells.columns - 1 - digit)
+            marked[of] = (words >> shift) & ((1 << body.bits_per_cell) - 1) != 0
+        wrong = np.unique(owner[part.verify != marked])
+        yield from _first(_WRITES, "verify", block, np.arange(len(ids)), np.isin(np.arange(len(ids)), wrong))
 
 
 def _first(file: str, name: str, block: Block, mine: Array, wrong: Array) -> Iterator[Problem]:

@@ -171,6 +171,7 @@ class _Run:
             load += n
         if load != len(self.counts):
             raise Broken(Problem(_SECTIONS, f"it holds {load} sections for {len(self.counts)} loads"))
+        self.program.sound = True
         self._check_wrap(start)
         self._check_counts()
         self.findings.extend(check_order(self.program, self.layer_of, self.index_of))

@@ -60,7 +60,6 @@ def command(
     if output is not None:
         check_file(output, "an IR", source)
     module = load_module(source)
-    check_module(module)
     with console.progress_bars(quiet or tracing.prints) as progress:
         run = run_pipeline(
             module, passes, Context(seed=seed, threads=threads, progress=progress),

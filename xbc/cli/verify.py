@@ -24,15 +24,16 @@ def command(ctx: click.Context, program: Path, as_json: bool, quiet: bool) -> No
 
     Checked are the digest of every file, the structure of the tables, the order of loads and their
     dependencies, the level of every written cell before and after, the state of every crossbar after every
-    load, that every weight stands where the sections say, and all counts. Exit code 0: sound; 1: faults
-    were found and are listed.
+    load, that every weight stands where the sections say, that the IR says the same, and all counts; not
+    what the compiler notes of its own search and loss (provenance.facts). Exit code 0: sound; 1: faults were
+    found and are listed.
 
     \b
     Examples:
       xbc verify model.xbc
       xbc verify model.xbc --json
     """
-    from xbc.chip import verify_program
+    from xbc.driver.verify import verify_program
 
     with console.progress_bars(quiet) as progress:
         report = verify_program(program, progress)

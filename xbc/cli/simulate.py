@@ -78,9 +78,13 @@ def command(
         if fidelity == IDEAL:
             model = replayed_model(opened, progress)
             data = read_set(inputs, model, limit)
-            outputs = simulate(model, data, threads=threads, batch=runs, progress=progress)
+            outputs, notes = simulate(model, data, threads=threads, batch=runs, progress=progress)
         else:
-            outputs = _simulated(opened, inputs, fidelity, options, seed, limit, runs, threads, progress)
+            outputs, notes = _simulated(
+                opened, inputs, fidelity, options, seed, limit, runs, threads, progress
+            )
+    for sentence in notes:
+        console.note(f"xbc: note: {sentence}", quiet)
     if output is not None:
         write_npz(output, outputs)
     facts = [describe(name, array) for name, array in outputs.items()]
@@ -112,8 +116,8 @@ def command(
 def _simulated(
     program: Program, inputs: Path, fidelity: str, options: dict[str, Any], seed: int, limit: int | None,
     batch: Batch, threads: int, progress: Progress,
-) -> dict[str, Array]:  # fmt: skip
-    """Outputs at converter or device fidelity."""
+) -> tuple[dict[str, Array], tuple[str, ...]]:  # fmt: skip
+    """Outputs at converter or device fidelity, and notes."""
     from xbc.cli.fidelity import settings_of
     from xbc.simulate.data import load_data
     from xbc.simulate.fidelity import Simulation
@@ -126,7 +130,8 @@ def _simulated(
     )  # fmt: skip
     if fidelity == "devices":
         simulation.new_chip(0)
-    return simulation.run(cut_set(load_data(inputs, chip.ports), limit), progress=progress)
+    outputs = simulation.run(cut_set(load_data(inputs, chip.ports), limit), progress=progress)
+    return outputs, simulation.session.notes
 
 
 def describe(name: str, array: Array) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from typing import Final
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from ir.arrays import Array
 from ir.errors import XbcError
 from xbc.frontend import Imported, host_with_weights, module_tensors
 from xbc.sensitivity.diagonal import data_port
+from xbc.simulate.host import open_session
 
 BATCH = 32
 TOLERANCE: Final = {"float32": 1e-3, "float64": 1e-3}
@@ -20,16 +20,10 @@ COARSE: Final = 3e-2
 """The same where weights have 16 bits."""
 
 
-def _session(model: onnx.ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
 def largest_difference(imported: Imported, changed: onnx.ModelProto, x: Array) -> float:
     """Largest difference of the outputs over the largest output magnitude of the original, over ``x``."""
-    original = _session(host_with_weights(imported.host, module_tensors(imported.module)))
-    other = _session(changed)
+    original = open_session(host_with_weights(imported.host, module_tensors(imported.module)))
+    other = open_session(changed)
     port = data_port(imported)
     size = port.shape[0] or BATCH
     worst = peak = 0.0
@@ -66,7 +60,7 @@ def tensor_peaks(imported: Imported, names: list[str], x: Array) -> dict[str, fl
     computed = [name for name in names if name != port.name]
     present = {o.name for o in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in computed if n not in present)
-    session = _session(model)
+    session = open_session(model)
     size = port.shape[0] or BATCH
     peaks = dict.fromkeys(names, 0.0)
     for start in range(0, len(x), size):

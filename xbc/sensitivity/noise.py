@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 from scipy import stats
 
 from ir.arrays import Array
@@ -26,6 +25,7 @@ from ir.stages import Float, Quantized
 from ir.target import Device
 from xbc.frontend import Imported, module_tensors
 from xbc.sensitivity.diagonal import data_port
+from xbc.simulate.host import open_session
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,7 @@ class ProgrammingTrial:
         self.x, self.labels = x, labels
         port = data_port(model)
         self.input, self.batch = port.name, port.shape[0] or 250
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads
-        self.session = ort.InferenceSession(
-            model.host.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = open_session(model.host, threads)
         self.full_scale = {layer.name: _full_scale(layer) for layer in self.layers}
 
     def accuracy(self, tensors: Mapping[str, Array] | None = None, pick: Array | None = None) -> float:

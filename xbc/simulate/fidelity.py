@@ -228,5 +228,5 @@ def evaluate(
         "layers": simulation.layer_facts(),
         "seconds_per_sample": spent / samples / runs,
         "peak_rss_bytes": peak_rss_bytes(),
-        "notes": [*reference.notes, *simulation.session.notes],
+        "notes": list(dict.fromkeys([*reference.notes, *simulation.session.notes])),
     }

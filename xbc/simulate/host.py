@@ -16,6 +16,7 @@ import onnxruntime as ort
 from ir.arrays import Array
 from ir.errors import XbcError
 from xbc.frontend.read import one_line
+from xbc.simulate.exact import exact, has_products
 from xbc.simulate.memory import Batch, Budget, Pace, Store, release
 
 Progress = Callable[[str, int, int], None]
@@ -79,11 +80,13 @@ class HostSession:
     """An onnxruntime session with fixed, reproducible settings.
 
     The model runs by the letter of ONNX: Q/DQ pairs are computed as written and not replaced by
-    onnxruntime's integer kernels, so a model and its compiled form stay comparable.
+    onnxruntime's integer kernels, so a model and its compiled form stay comparable.  Products of 8-bit
+    integers are exact on every processor (``exact``).
 
     Fields:
         inputs, outputs: the model's ports.
-        notes: sentences a user should see (graph optimisation given up).
+        notes: sentences a user should see (integer products that onnxruntime would clip, graph optimisation
+            given up).
     """
 
     def __init__(self, model: Model, *, threads: int = 2, name: str = "the model") -> None:
@@ -91,16 +94,16 @@ class HostSession:
 
         Raises: XbcError when onnxruntime cannot load it.
         """
-        self.notes: tuple[str, ...] = ()
         self.name = name
+        model, folder, self.notes = _with_exact_products(model)
         try:
-            self._session = _open(model, threads, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+            self._session = _open(model, threads, ort.GraphOptimizationLevel.ORT_ENABLE_ALL, folder)
         except Exception as first:  # onnxruntime raises many kinds, none of them documented
             try:
-                self._session = _open(model, threads, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+                self._session = _open(model, threads, ort.GraphOptimizationLevel.ORT_DISABLE_ALL, folder)
             except Exception:
                 raise XbcError(f"onnxruntime cannot load {name}: {one_line(first)}") from None
-            self.notes = (
+            self.notes += (
                 f"onnxruntime cannot optimise {name}, it runs unoptimised and slower: {one_line(first)}",
             )
         self.inputs = tuple(_port(p) for p in self._session.get_inputs())
@@ -253,8 +256,34 @@ def _port(arg: ort.NodeArg) -> Port:
     return Port(arg.name, _TYPES[inner], tuple(d if isinstance(d, int) else None for d in arg.shape))
 
 
-def _open(model: Model, threads: int, level: ort.GraphOptimizationLevel) -> ort.InferenceSession:
+def open_session(model: onnx.ModelProto, threads: int = 0) -> ort.InferenceSession:
+    """The model by the letter of ONNX, for callers that deal the samples themselves (0 threads: all cores)."""
+    return _open(exact(model).model, threads, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+
+
+def _with_exact_products(model: Model) -> tuple[Model, str | None, tuple[str, ...]]:
+    """(the model to run, folder of its external data, notes): a file is read only where it may need a change."""
+    folder = None
+    if not isinstance(model, onnx.ModelProto):
+        if not has_products(model):
+            return model, None, ()
+        folder = os.path.dirname(os.path.abspath(model))
+        try:
+            read = onnx.load(model, load_external_data=False)
+        except Exception:  # onnxruntime says what is wrong with the file
+            return model, None, ()
+        rewritten = exact(read)
+        return (rewritten.model if rewritten.changed else model), folder, rewritten.notes()
+    rewritten = exact(model)
+    return rewritten.model, None, rewritten.notes()
+
+
+def _open(
+    model: Model, threads: int, level: ort.GraphOptimizationLevel, folder: str | None = None
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     options.log_severity_level = 4
     options.graph_optimization_level = level
     options.intra_op_num_threads = threads

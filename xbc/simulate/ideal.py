@@ -74,10 +74,10 @@ def simulate(
     threads: int = 2,
     batch: Batch = None,
     progress: Progress | None = None,
-) -> dict[str, Array]:
-    """Outputs of a model for every sample of a set, by output name."""
+) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """Outputs of a model for every sample of a set, by output name, and the session's notes."""
     session = HostSession(model, threads=threads, name="the compiled model")
-    return session.run(data.inputs, batch=batch, progress=progress)
+    return session.run(data.inputs, batch=batch, progress=progress), session.notes
 
 
 def evaluate(
@@ -123,4 +123,4 @@ def evaluate(
         comparison.add(first, second)
         if progress is not None:
             progress("evaluating", comparison.samples, samples)
-    return comparison.result() | {"notes": [*before.notes, *after.notes]}
+    return comparison.result() | {"notes": list(dict.fromkeys([*before.notes, *after.notes]))}

@@ -17,6 +17,7 @@ from ir.target import CALIBRATED, Converters, Target
 from xbc.frontend.weights import layer_tensor
 from xbc.simulate.converters import Coding, InputScale, check_converters
 from xbc.simulate.engine import IntegerEngine
+from xbc.simulate.exact import exact
 from xbc.simulate.expand import expand
 from xbc.simulate.host import HostSession, Port, Progress, _port
 from xbc.simulate.layer import Extremes, LayerSimulator, Signal
@@ -79,7 +80,6 @@ class CrossbarSession(HostSession):
     ) -> None:  # fmt: skip
         """See the class."""
         self.name = name
-        self.notes: tuple[str, ...] = ()
         self.module = module
         self.target: Target = module.target
         self.converters = check_converters(converters or module.target.converters)
@@ -89,6 +89,12 @@ class CrossbarSession(HostSession):
         self.histograms: dict[str, Array] = {}
         self.ranges: dict[str, tuple[int, ...]] = {}
         host = expand(host, module)
+        held = {layer.origin.node for layer in module.layers}
+        simulated = {
+            node.name for node in branch_nodes(host.graph) if node.name in held and not left_to_host(node)
+        }
+        rewritten = exact(host, skip=simulated)
+        host, self.notes = rewritten.model, rewritten.notes()
         nodes = {node.name: node for node in branch_nodes(host.graph)}
         by_node: dict[str, dict[int, LayerSimulator]] = {}
         weights: dict[str, Array] = {}
@@ -115,7 +121,7 @@ class CrossbarSession(HostSession):
         self.outputs: tuple[Port, ...] = tuple(_port(p) for p in self._partition.get_outputs())
         if self.left:
             listed = ", ".join(name for name, _ in self.left[:4]) + (", ..." if len(self.left) > 4 else "")
-            self.notes = (
+            self.notes += (
                 f"{len(self.left)} of {len(module.layers)} layers compute with ideal weights ({listed}): "
                 f"{self.left[0][1]}",
             )

@@ -158,7 +158,7 @@ def test_models_onnxruntime_cannot_load() -> None:
 def test_optimisation_given_up_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     real = host_module._open
 
-    def fragile(source: Any, threads: int, level: Any) -> Any:
+    def fragile(source: Any, threads: int, level: Any, *folder: Any) -> Any:
         if level != host_module.ort.GraphOptimizationLevel.ORT_DISABLE_ALL:  # type: ignore[attr-defined]
             raise RuntimeError("fusion\nfailed")
         return real(source, threads, level)
@@ -232,7 +232,7 @@ def test_evaluate_compares_effective_codes_with_the_model(tmp_path: Path) -> Non
     worse = {name: np.where(c > 0, c // 2, c) for name, c in codes.items()}
     moved = compiled_model(imported.host, layers, worse)
     result = evaluate(path, moved, DataSet({"x": x}, labels), batch=7)
-    y, z = HostSession(path).run({"x": x})["y"], simulate(moved, DataSet({"x": x}))["y"]
+    y, z = HostSession(path).run({"x": x})["y"], simulate(moved, DataSet({"x": x}))[0]["y"]
     assert result["compiled"] == pytest.approx(float((z.argmax(1) == labels).mean()))
     assert result["drop"] == pytest.approx(1 - result["compiled"])
     assert result["max_abs_error"] == pytest.approx(float(np.abs(y - z).max()), rel=1e-4)

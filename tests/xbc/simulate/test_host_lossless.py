@@ -39,7 +39,7 @@ def test_replayed_program_equals_quantisation_outside(name: str, level: int, tmp
     model = compiled_model(host, program.layers, effective_codes(program))
     feeds = random_feeds(onnx.load(path), 1)
     expected = session(quantised_outside(path, tmp_path)).run(None, feeds)
-    actual = simulate(model, DataSet(feeds))
+    actual, _ = simulate(model, DataSet(feeds))
     original = session(path).run(None, feeds)
     changed = False
     for a, b, c in zip(expected, actual.values(), original, strict=True):

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ir.cells import ENCODINGS
 from ir.errors import XbcError
 from ir.faulty import FaultyCells
+
+T = TypeVar("T")
 
 ROUTINGS = {
     "gather": "every row of a section takes any input of its output(s)",
@@ -169,6 +172,8 @@ class Target:
         row_gating: rows can be switched per output within a section (needed by scope=layer).
         endurance: writes a cell survives.
         faulty: (crossbar, row, column, level) of cells that cannot be written.
+        extra: JSON text of the tables ``[extra.NAME]``, each for the pass of that name (see ``extra_table``);
+            None without one.
     """
 
     name: str
@@ -188,6 +193,7 @@ class Target:
     converters: Converters = field(default_factory=Converters)
     device: Device = field(default_factory=Device)
     area: Area = field(default_factory=Area)
+    extra: str | None = None
 
     def __post_init__(self) -> None:
         limits = {
@@ -233,15 +239,36 @@ class Target:
         wrong = self.faulty.outside(self.crossbars, self.rows, self.columns, 2**self.bits_per_cell)
         if wrong:
             raise self._bad("faulty", f"entry {wrong} is no [crossbar, row, column, level] of this chip")
+        self.extras()
 
     def _bad(self, key: str, problem: str) -> XbcError:
         return XbcError(f"target {self.name!r}: {key} {problem}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping (nested tables as dicts), the inverse of ``from_dict``."""
-        return dataclasses.asdict(dataclasses.replace(self, faulty=FaultyCells())) | {
+        out = dataclasses.asdict(dataclasses.replace(self, faulty=FaultyCells())) | {
             "faulty": self.faulty.to_plain()
         }
+        del out["extra"]
+        return {**out, "extra": self.extras()} if self.extra else out
+
+    def extras(self) -> dict[str, dict[str, Any]]:
+        """The tables ``[extra.NAME]`` by name."""
+        try:
+            tables = json.loads(self.extra or "{}")
+        except ValueError:
+            tables = None
+        if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+            raise self._bad("extra", "must hold tables, [extra.NAME] for the pass NAME")
+        return tables
+
+    def extra_table(self, name: str, kind: type[T]) -> T:
+        """The table ``[extra.name]`` as the dataclass ``kind``; its defaults where the description has none.
+
+        Raises: XbcError for an unknown or missing key, a wrong type, or what ``kind`` itself refuses.
+        """
+        who = f"target {self.name!r}"
+        return typing.cast(T, _build(kind, self.extras().get(name, {}), who, f"extra.{name}."))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Target:
@@ -260,7 +287,9 @@ class Target:
             table: Any = data
             for part in path:
                 table = table.get(part) if isinstance(table, dict) else None
-            if not isinstance(table, dict) or last not in table or isinstance(table[last], dict):
+            for_pass = path[:1] == ["extra"] and len(path) == 2  # the pass knows the keys of its table
+            known = isinstance(table, dict) and (for_pass or last in table)
+            if not known or isinstance(table.get(last), dict):
                 keys = _keys(data)
                 near = difflib.get_close_matches(key, keys, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ";"
@@ -297,6 +326,11 @@ def _build(cls: type[Any], data: Mapping[str, Any], who: str, prefix: str) -> An
 
 
 def _convert(value: Any, hint: Any, who: str, key: str) -> Any:
+    if key == "extra":
+        try:
+            return json.dumps(value, sort_keys=True, allow_nan=False) if value else None
+        except (TypeError, ValueError):
+            raise XbcError(f"{who}: extra holds a value that is no number, word, list or table") from None
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise XbcError(f"{who}: {key} must be a table")

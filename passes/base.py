@@ -52,6 +52,8 @@ class Pass(ABC):
     name: ClassVar[str]
     requires: ClassVar[type[Body]]
     ensures: ClassVar[type[Body]]
+    extra: ClassVar[type[Any] | None] = None
+    """Dataclass of the target's table ``[extra.<name>]``, which ``Target.extra_table`` reads; None: no such table."""
 
     @abstractmethod
     def run(self, module: Module, context: Context) -> Module:

@@ -116,7 +116,9 @@ def _cure(step: Pass, body: Body) -> str:
 
     if isinstance(body, step.ensures):
         return f"leave this {step.name} out, or compile from an ONNX model"
-    makers = [name for name in PASSES if load_pass(name).ensures is step.requires and name != step.name]
+    makers = [
+        name for name in PASSES.built_in if load_pass(name).ensures is step.requires and name != step.name
+    ]
     return f"put one of these before it: {', '.join(makers)}" if makers else "compile from an ONNX model"
 
 

@@ -1,34 +1,48 @@
-"""The one table of passes: name -> where it lives.  Nothing is imported until it is asked for."""
+"""The one table of passes: name -> where it lives.  Nothing is imported until it is asked for.
+
+Installed packages add theirs through entry points of the group ``xbc.passes``.
+"""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-from typing import cast
+import inspect
 
-from ir.errors import XbcError
+from ir.registry import Registry
+from ir.stages import Body
 from passes.base import Pass
 
-PASSES = {
-    "quantize": "passes.quantize:Quantize",
-    "encode-signs": "passes.encode_signs:EncodeSigns",
-    "slice-bits": "passes.slice_bits:SliceBits",
-    "form-sections": "passes.form_sections:FormSections",
-    "sort-sections": "passes.sort_sections:SortSections",
-    "order-sections": "passes.order_sections:OrderSections",
-    "deal-sections": "passes.deal_sections:DealSections",
-    "match-rows": "passes.match_rows:MatchRows",
-    "reprogram": "passes.reprogram:Reprogram",
-    "select-write-verify": "passes.select_write_verify:SelectWriteVerify",
-    "level-wear": "passes.level_wear:LevelWear",
-}
+PASSES = Registry(
+    "xbc.passes",
+    "pass",
+    {
+        "quantize": "passes.quantize:Quantize",
+        "encode-signs": "passes.encode_signs:EncodeSigns",
+        "slice-bits": "passes.slice_bits:SliceBits",
+        "form-sections": "passes.form_sections:FormSections",
+        "sort-sections": "passes.sort_sections:SortSections",
+        "order-sections": "passes.order_sections:OrderSections",
+        "deal-sections": "passes.deal_sections:DealSections",
+        "match-rows": "passes.match_rows:MatchRows",
+        "reprogram": "passes.reprogram:Reprogram",
+        "select-write-verify": "passes.select_write_verify:SelectWriteVerify",
+        "level-wear": "passes.level_wear:LevelWear",
+    },
+)
 
 
 def load_pass(name: str) -> type[Pass]:
-    """The class of a pass.  Raises XbcError for an unknown name, with the nearest known one."""
-    if name not in PASSES:
-        near = difflib.get_close_matches(name, PASSES, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise XbcError(f"unknown pass {name!r}{hint} Known passes: {', '.join(PASSES)}")
-    module, _, attribute = PASSES[name].partition(":")
-    return cast(type[Pass], getattr(importlib.import_module(module), attribute))
+    """The class of a pass.
+
+    Raises: XbcError for an unknown name, with the nearest known one; for a name that two packages bring; for an
+        installed package whose pass cannot be imported or is none.
+    """
+    entry = PASSES.find(name)
+    found = entry.load("pass")
+    if not (isinstance(found, type) and issubclass(found, Pass)) or inspect.isabstract(found):
+        raise entry.fault("pass", f"is no pass: {entry.value} must be a subclass of xbc.Pass with run()")
+    if getattr(found, "name", None) != name:
+        raise entry.fault("pass", f"is called {getattr(found, 'name', None)!r} by its class")
+    if not all(isinstance(getattr(found, key, None), type) and issubclass(getattr(found, key), Body) for key in
+               ("requires", "ensures")):  # fmt: skip
+        raise entry.fault("pass", "must say the stages it requires and ensures")
+    return found

@@ -7,15 +7,37 @@ from pathlib import Path
 
 import click
 
+from ir.errors import XbcError
 from xbc.cli import console
 from xbc.cli.options import json_option, quiet_option
-from xbc.export import FORMATS, INFERENCES
+from xbc.export import FORMATS, INFERENCES, load_format
 
 
-@click.command("emit")
+class WithFormats(click.Command):
+    """Its help ends with the formats and where each comes from."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Asked for only when the help is shown: packages are looked for then."""
+        rows = []
+        for name, entry in FORMATS.items():
+            try:
+                summary = load_format(name).SUMMARY
+            except XbcError as error:
+                summary = str(error)
+            rows.append((name, summary if entry.built_in else f"{summary} (from {entry.origin})"))
+        with formatter.section("Formats"):
+            formatter.write_dl(rows)
+
+
+@click.command("emit", cls=WithFormats)
 @click.argument("program", type=click.Path(path_type=Path), metavar="PROGRAM.xbc")
 @click.option(
-    "-f", "--format", "format_name", type=click.Choice(list(FORMATS)), required=True, help="What to write."
+    "-f",
+    "--format",
+    "format_name",
+    metavar="FORMAT",
+    required=True,
+    help="What to write, see the list below.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory to write.")
 @click.option("--loads", type=int, metavar="N", help="Only the first N loads.")
@@ -66,7 +88,7 @@ def command(
         console.print_json(facts)
         return
     console.stdout().print(
-        f"[bold]{format_name}[/] ({FORMATS[format_name][1]}): {console.count(facts['loads'])} loads in "
+        f"[bold]{format_name}[/] ({load_format(format_name).SUMMARY}): {console.count(facts['loads'])} loads in "
         f"{facts['files']} file(s), {console.quantity(facts['bytes'], 'B')}, "
         f"{console.seconds(facts['seconds'])} -> {output}",
         soft_wrap=True,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ir.errors import XbcError
+from ir.registry import BUILT_IN
 from xbc.cli import console
 from xbc.cli.options import json_option
 
@@ -32,18 +34,20 @@ def command(name: str | None, as_json: bool) -> None:
     from passes.table import PASSES, load_pass
 
     if name is not None:
-        facts = describe(load_pass(name))
+        facts = {**describe(load_pass(name)), "from": PASSES.find(name).origin}
         console.print_json(facts) if as_json else click.echo(manual(facts), nl=False)
         return
-    every = [describe(load_pass(known)) for known in PASSES]
+    every = [usable(known, entry.origin) for known, entry in PASSES.items()]
     if as_json:
         console.print_json(
             {"passes": every, "levels": {f"-O{level}": text for level, text in LEVELS.items()}}
         )
         return
-    table = console.table("", "pass", "what it decides", "needs", "makes", text=4)
+    table = console.table("", "pass", "what it decides", "needs", "makes", "from", text=5)
     for facts in every:
-        table.add_row(facts["name"], facts["summary"], facts["requires"], facts["ensures"])
+        table.add_row(
+            *(str(facts.get(key, "-")) for key in ("name", "summary", "requires", "ensures", "from"))
+        )
     console.stdout().print(table)
     click.echo("\nLevels:")
     for level, text in LEVELS.items():
@@ -53,6 +57,16 @@ def command(name: str | None, as_json: bool) -> None:
     )
     click.echo("       and cells held at, nearby codes; ends with reprogram{mode=optimal}")
     click.echo("\nManual page of one: xbc passes NAME")
+
+
+def usable(name: str, origin: str) -> dict[str, Any]:
+    """The facts of a pass and where it is from; of one that cannot be used, ``error`` and the reason."""
+    from passes.table import load_pass
+
+    try:
+        return {**describe(load_pass(name)), "from": origin}
+    except XbcError as error:
+        return {"name": name, "summary": str(error), "error": str(error), "from": origin}
 
 
 def describe(cls: type[Pass]) -> dict[str, Any]:
@@ -100,6 +114,8 @@ def manual(facts: dict[str, Any]) -> str:
     """Manual page in plain text."""
     lines = [facts["name"], "=" * len(facts["name"]), "", facts["manual"].replace("``", "`"), ""]
     lines += [f"Needs stage {facts['requires']!r}, makes stage {facts['ensures']!r}.", ""]
+    if facts["from"] != BUILT_IN:
+        lines += [f"From the installed package {facts['from']}.", ""]
     if facts["options"]:
         lines.append(f"Options, in braces after the name, e.g. {example(facts)}:")
         for option in facts["options"]:

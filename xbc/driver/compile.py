@@ -120,9 +120,7 @@ def compile_model(
     meter = Meter()
     source = Path(model)
     directory = check_output(Path(output) if output is not None else Path(f"{source.stem}.xbc"))
-    chip = target if isinstance(target, Target) else load_target(target)
-    if settings:
-        chip = chip.override(settings)
+    chip = load_target(target, settings)
     lossy = pipeline is None and level == LOSSY
     check_budget(lossy, data, report_data, max_drop, max_error)
     check_spare(spare)

@@ -1,15 +1,16 @@
 """Export formats of an emitted program: one file per format, each with its writer and a reader of what it
 wrote.
+
+Installed packages add formats through entry points of the group ``xbc.exports``: name of the format -> module.
 """
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from ir.errors import XbcError
+from ir.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,22 +19,23 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
 
-__all__ = ["FORMATS", "INFERENCES", "Options", "export_program"]
+__all__ = ["FORMATS", "INFERENCES", "Options", "Writer", "export_program", "load_format"]
 
-FORMATS: Final = {
-    "csv": ("xbc.export.csv_tables", "loads and writes as two CSV tables"),
-    "jsonl": ("xbc.export.jsonl", "one JSON line per load with its writes, and its JSON Schema"),
-    "memh": ("xbc.export.memh", "Verilog $readmemh images and writes per crossbar, with a test bench"),
-    "npy": ("xbc.export.npy", "one .npy of levels per crossbar: the array after each of its loads"),
-    "neurosim": ("xbc.export.neurosim", "weight and weightOld CSV pairs per layer"),
-    "aihwkit": ("xbc.export.aihwkit", "target conductance and window of every write in siemens"),
-    "pimcomp": (
-        "xbc.export.pimcomp",
-        "JSON instruction list per core with a write operation, and its JSON Schema",
-    ),
-    "binary": ("xbc.export.binary", "compact bit stream, with a C header and a C reader"),
-}
-"""Format name -> (module with NAME, VERSION and ``write``, what it is)."""
+FORMATS: Final = Registry(
+    "xbc.exports",
+    "format",
+    {
+        "csv": "xbc.export.csv_tables",
+        "jsonl": "xbc.export.jsonl",
+        "memh": "xbc.export.memh",
+        "npy": "xbc.export.npy",
+        "neurosim": "xbc.export.neurosim",
+        "aihwkit": "xbc.export.aihwkit",
+        "pimcomp": "xbc.export.pimcomp",
+        "binary": "xbc.export.binary",
+    },
+)
+"""Format name -> its module, see ``Writer``."""
 
 INFERENCES: Final = ("first", "steady")
 """The inference from blank cells, and every one after it."""
@@ -59,14 +61,38 @@ class Options:
 
 
 class Writer(Protocol):
-    """A format module."""
+    """A format module.
+
+    Fields:
+        NAME: of the format.
+        VERSION: of what it writes; raised when readers have to change.
+        SUMMARY: what it is, for the list of formats.
+    """
 
     NAME: str
     VERSION: int
+    SUMMARY: str
 
     @staticmethod
     def write(program: Program, folder: Path, options: Options) -> dict[str, Any]:
         """Writes the files and returns what ``export.json`` says about them beyond the common head."""
+
+
+def load_format(name: str) -> Writer:
+    """The module of a format.
+
+    Raises: XbcError for an unknown name, a name that two packages bring, a package that cannot be imported or whose
+        module is no format.
+    """
+    entry = FORMATS.find(name)
+    found = entry.load("format")
+    for key, kind in (("NAME", str), ("VERSION", int), ("SUMMARY", str)):
+        if not isinstance(getattr(found, key, None), kind):
+            raise entry.fault("format", f"is no format: {entry.value} has no {key} of type {kind.__name__}")
+    writer = cast(Writer, found)
+    if name != writer.NAME or not callable(getattr(found, "write", None)):
+        raise entry.fault("format", f"is no format of that name: see NAME and write() of {entry.value}")
+    return writer
 
 
 def export_program(
@@ -88,9 +114,7 @@ def export_program(
     from xbc.backend.structure import check_tables
     from xbc.export.package import describe, export_directory, seal_export
 
-    if format_name not in FORMATS:
-        raise XbcError(f"unknown format {format_name!r}; known: {', '.join(FORMATS)}")
-    writer = cast(Writer, importlib.import_module(FORMATS[format_name][0]))
+    writer = load_format(format_name)
     opened = program if isinstance(program, Program) else Program.open(program)
     check_tables(opened)
     count = count_of(opened, loads)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "aihwkit"
 VERSION: Final = 1
+SUMMARY: Final = "target conductance and window of every write in siemens"
 _INT: Final = ("load", "crossbar", "row", "column")
 _TEXT: Final = ("siemens", "low", "high")
 _TAIL: Final = ("pair", "phase", "verify")

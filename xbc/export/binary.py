@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "binary"
 VERSION: Final = 1
+SUMMARY: Final = "compact bit stream, with a C header and a C reader"
 FILE: Final = "program.xbcs"
 MAGIC: Final = b"XBCS"
 HEADER: Final = struct.Struct("<4sHHIHHBBHIQ32sI")

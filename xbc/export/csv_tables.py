@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "csv"
 VERSION: Final = 1
+SUMMARY: Final = "loads and writes as two CSV tables"
 LOAD_COLUMNS: Final = (
     "load",
     "step",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "jsonl"
 VERSION: Final = 1
+SUMMARY: Final = "one JSON line per load with its writes, and its JSON Schema"
 SCHEMA: Final = "loads.schema.json"
 _LINES: Final = 4096
 

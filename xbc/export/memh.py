@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "memh"
 VERSION: Final = 1
+SUMMARY: Final = "Verilog $readmemh images and writes per crossbar, with a test bench"
 BENCH: Final = ("xbc_crossbar.sv", "xbc_testbench.sv")
 
 

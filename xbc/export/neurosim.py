@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "neurosim"
 VERSION: Final = 1
+SUMMARY: Final = "weight and weightOld CSV pairs per layer"
 
 
 def write(program: Program, folder: Path, options: Options) -> dict[str, Any]:

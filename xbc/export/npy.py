@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "npy"
 VERSION: Final = 1
+SUMMARY: Final = "one .npy of levels per crossbar: the array after each of its loads"
 
 
 def write(program: Program, folder: Path, options: Options) -> dict[str, Any]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "pimcomp"
 VERSION: Final = 1
+SUMMARY: Final = "JSON instruction list per core with a write operation, and its JSON Schema"
 FILE: Final = "instructions.json"
 SCHEMA: Final = "instructions.schema.json"
 CELL: Final = ("row", "column", "after", "phase")

@@ -1,0 +1,1 @@
+"""A pass, an export format and a chip for xbc."""

@@ -69,7 +69,7 @@ def test_a_bug_is_shown_whole(xbc: Runner, monkeypatch: pytest.MonkeyPatch) -> N
     def broken() -> list[str]:
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(targets, "list_targets", broken)
+    monkeypatch.setattr(targets, "load_target", broken)
     result = xbc_run(["targets"])
     assert result == 70
 

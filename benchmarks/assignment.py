@@ -36,7 +36,7 @@ def problems(crossbars: int) -> list[tuple[str, Any]]:
     ]
     module = network(shapes)
     for step in parse_pipeline(FORM):
-        module = step.run(module, Context(threads=1))
+        module = step.run(module, Context(threads=1)).module
     found: list[tuple[str, Any]] = []
     held = None
     for layer in module.layers:

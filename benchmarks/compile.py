@@ -21,9 +21,8 @@ import numpy as np
 from synthetic import network, vit_base
 
 from ir.stages import Float
-from passes.base import Context
 from passes.counting import count_module, natural_module
-from passes.manager import Options, run_pipeline
+from passes.manager import Options, gather_facts, run_pipeline
 from passes.pipeline import LEVELS, parse_pipeline
 
 SIZES = {
@@ -43,10 +42,9 @@ def measure(size: str, crossbars: int) -> dict[str, Any]:
     for layer in module.layers:
         np.sort(layer.at(Float).values, axis=1)
     sorting = time.process_time() - started
-    context = Context()
     started = time.process_time()
     run = run_pipeline(
-        module, parse_pipeline(LEVELS[2]), context, Options(verify_each=False, count_each=False)
+        module, parse_pipeline(LEVELS[2]), options=Options(verify_each=False, count_each=False)
     )
     cpu_seconds = time.process_time() - started
     seconds = {record.name: record.seconds for record in run.records}
@@ -59,7 +57,7 @@ def measure(size: str, crossbars: int) -> dict[str, Any]:
         "passes": seconds,
         "sort_ratio": cpu_seconds / sorting,
         "reduction": natural / writes,
-        "gap": context.facts["order-sections"]["network"]["gap"],
+        "gap": gather_facts(run.records)["order-sections"]["network"]["gap"],
         "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 

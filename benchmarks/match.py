@@ -63,7 +63,7 @@ def main() -> None:
     for step in parse_pipeline(
         "quantize,slice-bits,form-sections,sort-sections,order-sections{bound=0},deal-sections"
     ):
-        module = step.run(module, Context())
+        module = step.run(module, Context()).module
     words, counts = items_first(module.layers[0].at(Placed), module.layers[0].at(Placed).wanted_words())
     words, counts = words[: options.loads, :, 0], counts[: options.loads]
     ours(words[:10], counts[:10], True), ours(words[:10], counts[:10], False)

@@ -32,7 +32,7 @@ def measure(outputs: int, inputs: int) -> dict[str, Any]:
     """Lengths and seconds for one layer."""
     module = network([(outputs, inputs)])
     for step in parse_pipeline("quantize,slice-bits,form-sections,sort-sections"):
-        module = step.run(module, Context())
+        module = step.run(module, Context()).module
     body = module.layers[0].at(Sectioned)
     words = body.wanted_words()
     started = time.perf_counter()

@@ -21,7 +21,6 @@ import numpy as np
 from passes.base import Context
 from passes.counting import count_module, natural_module
 from passes.manager import Options, run_pipeline
-from passes.penalty import SENSITIVITIES
 from passes.pipeline import LEVELS, parse_pipeline
 from xbc.budget.judge import Judge
 from xbc.frontend import import_model
@@ -63,7 +62,7 @@ def main() -> None:
     ports = HostSession(arguments.model).inputs
     calibration, data = (load_data(file, ports) for file in (arguments.calibration, arguments.data))
     found = model_sensitivities(imported, calibration.inputs[data_port(imported).name], threads=1)
-    plain, informed = Context(threads=1), Context(threads=1, data={SENSITIVITIES: found.layers})
+    plain, informed = Context(threads=1), Context(threads=1, sensitivities=found)
     options = Options(verify_each=False, count_each=False)
     placed = run_pipeline(imported.module, parse_pipeline(LEVELS[2]), plain, options).module
     natural = count_module(natural_module(placed)).steady.total

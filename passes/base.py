@@ -2,7 +2,8 @@
 
 A pass is a frozen dataclass.  Its fields are its options (their types check the pipeline text and the command
 line), its docstring is its manual page, ``requires`` and ``ensures`` are the stages of ``ir.stages`` it works
-between.  ``run`` returns a new module and never changes the one it was given.
+between.  ``run`` reads a ``Context`` and returns an ``Outcome``: a new module, never the one it was given changed,
+and what it learned.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Body
+from passes.inputs import Grade, Sensitivities
 
 Progress = Callable[[str, int, int], None]
 
@@ -26,23 +28,36 @@ def _silent(what: str, done: int, total: int) -> None:
     """Progress sink that shows nothing."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Context:
-    """What a run hands to its passes.
+    """All that a pass may read beside the module and its options.
 
     Fields:
         seed: of every random choice.
         threads: worker threads (results must not depend on it).
         progress: called with (what, done, total).
-        facts: what passes report about themselves for the manifest (bounds, gaps, solver caps), by pass name.
-        data: things a pass may be handed from outside (sensitivities by layer name), by key.
+        sensitivities: how much the loss curves along every weight, None when nobody measured it.
+        grades: what a squared code error costs, by layer name, in the place of what sensitivities would give.
     """
 
     seed: int = 0
     threads: int = 2
     progress: Progress = _silent
-    facts: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
+    sensitivities: Sensitivities | None = None
+    grades: Mapping[str, Grade] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass returns.
+
+    Fields:
+        module: the transformed module.
+        facts: what the pass learned (bounds, gaps, plans), in JSON's types; kept in its record and the manifest.
+    """
+
+    module: Module
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,8 +71,8 @@ class Pass(ABC):
     """Dataclass of the target's table ``[extra.<name>]``, which ``Target.extra_table`` reads; None: no such table."""
 
     @abstractmethod
-    def run(self, module: Module, context: Context) -> Module:
-        """The transformed module.  Raises XbcError when the module or the options do not allow it."""
+    def run(self, module: Module, context: Context) -> Outcome:
+        """The new module and what was learned.  Raises XbcError when the module or the options do not allow it."""
 
     def accepts(self, body: Body) -> bool:
         """Whether the pass can work on a layer at this stage."""

@@ -13,7 +13,7 @@ from ir.arrays import Array
 from ir.module import Layer, Module
 from ir.stages import Placed, Sectioned
 from ir.target import Target
-from passes.base import Context, Pass, check
+from passes.base import Context, Outcome, Pass, check
 from passes.order_sections import metric_kind
 from passes.place import contiguous_crossbars, interleaved_crossbars, place
 from passes.residency import LayerCost, Plan, best_plan, cell_write_ns, product_ns, spread
@@ -73,7 +73,7 @@ class DealSections(Pass):
             "deal-sections: slowdown belongs to resident=free; with resident=cost set time instead",
         )
 
-    def run(self, module: Module, context: Context) -> Module:
+    def run(self, module: Module, context: Context) -> Outcome:
         """Places every layer."""
         crossbars = module.target.crossbars
         method = self.method
@@ -82,37 +82,38 @@ class DealSections(Pass):
         if method != "assign" or crossbars == 1:
             counts = [layer.at(Sectioned).sections for layer in module.layers]
             deal = interleaved_crossbars if method == "interleaved" else contiguous_crossbars
-            return place(module, [deal(count, crossbars) for count in counts])
+            return Outcome(place(module, [deal(count, crossbars) for count in counts]))
         with ThreadPoolExecutor(max(1, context.threads)) as pool:
             return self._assign(module, context, pool)
 
-    def _assign(self, module: Module, context: Context, pool: ThreadPoolExecutor) -> Module:
+    def _assign(self, module: Module, context: Context, pool: ThreadPoolExecutor) -> Outcome:
         crossbars = module.target.crossbars
         counts = [layer.at(Sectioned).sections for layer in module.layers]
+        facts: dict[str, object] = {}
         if self.resident == "free" or self.slowdown > 1:
             deal = _Deal(module, context, pool, SOLVERS[self.solver])
             for _ in range(2):
                 deal.round([int(self.slowdown * -(-count // crossbars)) for count in counts], crossbars)
         else:
-            deal = self._by_cost(module, counts, context, pool)
+            deal, facts = self._by_cost(module, counts, context, pool)
         layers, base = [], 0
         for layer, (order, crossbar, step) in zip(module.layers, deal.chosen, strict=True):
             body = reorder(layer.at(Sectioned), order)
             layers.append(layer.with_body(body.lower(Placed, crossbar=crossbar, step=step + base)))
             base += int(step.max(initial=-1)) + 1
-        return module.with_layers(layers)
+        return Outcome(module.with_layers(layers), facts)
 
     def _by_cost(
         self, module: Module, counts: list[int], context: Context, pool: ThreadPoolExecutor
-    ) -> _Deal:
-        """The deal of the best plan."""
+    ) -> tuple[_Deal, dict[str, object]]:
+        """The deal of the best plan, and the plan."""
         crossbars = module.target.crossbars
         largest = max(counts, default=0)
         shared = min(crossbars, largest)  # crossbars on which every layer meets the largest one
         first = _Deal(module, context, pool, SOLVERS[self.solver])
         if largest == 0:
             first.round(counts, crossbars)
-            return first
+            return first, {}
         steps = [-(-count // shared) for count in counts]
         if shared < crossbars:
             first.load(module.layers[counts.index(largest)], 1, shared)
@@ -139,8 +140,7 @@ class DealSections(Pass):
             deal.round(list(steps_of), crossbars)
             deals.append((deal.total, steps_of, deal))
         _, best, deal = min(deals, key=lambda found: found[0])
-        context.facts[self.name] = _facts(module, plain, next(plan for plan in plans if plan.steps == best))
-        return deal
+        return deal, _facts(module, plain, next(plan for plan in plans if plan.steps == best))
 
     def _plan(self, deal: _Deal, crossbars: int) -> Plan:
         """The best plan under the costs of a deal."""

@@ -11,7 +11,7 @@ from ir.cells import MAGNITUDE_ENCODINGS
 from ir.errors import XbcError
 from ir.module import Layer, Module
 from ir.stages import Encoded, Quantized
-from passes.base import Context, Pass
+from passes.base import Context, Outcome, Pass
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class EncodeSigns(Pass):
 
     keep_unipolar: bool = False
 
-    def run(self, module: Module, context: Context) -> Module:
+    def run(self, module: Module, context: Context) -> Outcome:
         """Encodes every layer."""
         encoding = module.target.encoding if self.encoding == "auto" else self.encoding
         if encoding == "driver" and module.target.outputs_per_section != 1:
@@ -48,7 +48,7 @@ class EncodeSigns(Pass):
         for layer in module.layers:
             one_signed = self.keep_unipolar and layer.at(Quantized).codes.min(initial=0) >= 0
             layers.append(layer.with_body(encode(layer, "unipolar" if one_signed else encoding)))
-        return module.with_layers(layers)
+        return Outcome(module.with_layers(layers))
 
 
 def encode(layer: Layer, encoding: str) -> Encoded:

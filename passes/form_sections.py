@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Sectioned, Sliced
-from passes.base import Context, Pass, check
+from passes.base import Context, Outcome, Pass, check
 from passes.flat_sections import check_gating, flat_sections
 from passes.sections import natural_sections
 
@@ -42,7 +42,7 @@ class FormSections(Pass):
     def __post_init__(self) -> None:
         check(self.outputs >= 0, f"form-sections: outputs = {self.outputs} must not be negative")
 
-    def run(self, module: Module, context: Context) -> Module:
+    def run(self, module: Module, context: Context) -> Outcome:
         """Forms the sections of every layer."""
         allowed = module.target.outputs_per_section
         if self.outputs > allowed:
@@ -59,4 +59,4 @@ class FormSections(Pass):
                 layers.append(layer.with_body(flat_sections(layer, module.target, "none", "rank")))
             else:
                 layers.append(layer.with_body(natural_sections(layer, module.target, self.outputs)))
-        return module.with_layers(layers)
+        return Outcome(module.with_layers(layers))

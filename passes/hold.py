@@ -16,7 +16,8 @@ from ir.module import Layer, Module
 from ir.stages import Placed
 from passes.base import Context
 from passes.counting import load_runs
-from passes.penalty import FORBIDDEN, Detail, Grade, grades, state_values
+from passes.inputs import Grade
+from passes.penalty import FORBIDDEN, Detail, grades, state_values
 from passes.solvers.viterbi import LANES, MAX_BITS, PACKED, hold_blocks
 
 WINDOW = 256

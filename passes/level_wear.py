@@ -9,7 +9,7 @@ import numpy as np
 
 from ir.module import Module
 from ir.stages import Placed, Programmed
-from passes.base import Context, Pass, check
+from passes.base import Context, Outcome, Pass, check
 from passes.counting import UNTOUCHED, load_runs, walk_loads
 from passes.manager import finish
 from passes.solvers.faults import avoid_faulty
@@ -47,7 +47,7 @@ class LevelWear(Pass):
             0 <= self.epochs <= MOST_EPOCHS, f"level-wear: epochs = {self.epochs} is outside 0..{MOST_EPOCHS}"
         )
 
-    def run(self, module: Module, context: Context) -> Module:
+    def run(self, module: Module, context: Context) -> Outcome:
         """Avoids faulty cells; the plan goes to the facts."""
         module = finish(module)
         figures: dict[str, int] = {}
@@ -62,8 +62,7 @@ class LevelWear(Pass):
         if not self.epochs and (table["lifetime_levelled"] or 0) < (table["lifetime_still"] or 0):
             plan = still()
             table = lifetimes(program, plan, target.endurance)
-        context.facts[self.name] = {**figures, **table, "plan": plan.to_dict()}
-        return module
+        return Outcome(module, {**figures, **table, "plan": plan.to_dict()})
 
 
 def lifetimes(program: Program, plan: Plan, endurance: float) -> dict[str, float | None]:

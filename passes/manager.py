@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import STAGES, Body, Placed, Programmed, Sectioned
 from ir.verify import VerifyError, check_module
-from passes.base import Context, Pass
+from passes.base import Context, Outcome, Pass
 from passes.counting import count_module
 
 Hook = Callable[[str, Pass, Module], None]
@@ -31,6 +32,7 @@ class PassRecord:
         seconds: of the pass itself, verification and counting not included.
         sections: sections afterwards, None before there are any.
         writes: steady-state writes per inference afterwards, None before placement.
+        facts: what the pass learned.
     """
 
     name: str
@@ -39,6 +41,7 @@ class PassRecord:
     seconds: float
     sections: int | None = None
     writes: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,6 +68,11 @@ class Run:
     records: list[PassRecord] = field(default_factory=list)
 
 
+def gather_facts(records: Sequence[PassRecord]) -> dict[str, Any]:
+    """What the passes learned, by pass name; of one that ran twice, the last time."""
+    return {record.name: dict(record.facts) for record in records if record.facts}
+
+
 def run_pipeline(
     module: Module, passes: Sequence[Pass], context: Context | None = None, options: Options | None = None
 ) -> Run:
@@ -83,7 +91,8 @@ def run_pipeline(
         context.progress(step.name, position, len(passes))
         started = time.perf_counter()
         try:
-            run.module = step.run(run.module, context)
+            outcome = step.run(run.module, context)
+            run.module = outcome.module
             seconds = time.perf_counter() - started
             _check_promise(run.module, step)
             if options.verify_each:
@@ -96,7 +105,7 @@ def run_pipeline(
             raise
         except XbcError as error:
             raise PassError(f"{error} (in pass {step.name!r}; passes already run: {done})") from error
-        run.records.append(_record(run.module, step, seconds, options.count_each))
+        run.records.append(_record(outcome, step, seconds, options.count_each))
         if options.after is not None:
             options.after("after", step, run.module)
     return run
@@ -131,7 +140,8 @@ def _check_promise(module: Module, step: Pass) -> None:
             )
 
 
-def _record(module: Module, step: Pass, seconds: float, count: bool) -> PassRecord:
+def _record(outcome: Outcome, step: Pass, seconds: float, count: bool) -> PassRecord:
+    module = outcome.module
     stage = module.stage()
     at = STAGES.index(stage)
     sections = writes = None
@@ -139,7 +149,7 @@ def _record(module: Module, step: Pass, seconds: float, count: bool) -> PassReco
         sections = sum(layer.at(Sectioned).sections for layer in module.layers)
     if count and module.layers and at >= STAGES.index(Placed):
         writes = count_module(module).steady.total
-    return PassRecord(step.name, str(step), stage.stage(), seconds, sections, writes)
+    return PassRecord(step.name, str(step), stage.stage(), seconds, sections, writes, outcome.facts)
 
 
 def finish(module: Module) -> Module:

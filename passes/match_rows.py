@@ -13,7 +13,7 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Layer, Module
 from ir.stages import UNUSED, Placed
-from passes.base import Context, Pass, check
+from passes.base import Context, Outcome, Pass, check
 from passes.column_groups import place_columns
 from passes.counting import load_runs
 from passes.pairs import PairCosts, check_pairs, empty_pairs, shifted_codes
@@ -68,7 +68,7 @@ class MatchRows(Pass):
         """With a penalty on errors."""
         return self.lambda_ > 0
 
-    def run(self, module: Module, context: Context) -> Module:
+    def run(self, module: Module, context: Context) -> Outcome:
         """Permutes the rows of every section."""
         if module.target.routing == "fixed":
             raise XbcError(
@@ -111,11 +111,11 @@ class MatchRows(Pass):
 
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(walk, range(workers)))
-        return module.with_layers(
-            [
-                layer.with_body(permute_rows(body, place))
-                for (layer, body), place in zip(pairs, places, strict=True)
-            ]
+        matched = zip(pairs, places, strict=True)
+        return Outcome(
+            module.with_layers(
+                [layer.with_body(permute_rows(body, place)) for (layer, body), place in matched]
+            )
         )
 
 

@@ -14,7 +14,7 @@ from ir.arrays import Array
 from ir.module import Layer, Module
 from ir.stages import Sectioned
 from ir.target import Target
-from passes.base import Context, Pass, check
+from passes.base import Context, Outcome, Pass, check
 from passes.solvers.ascent import path_bound
 from passes.solvers.branching import branch_path
 from passes.solvers.features import Metric
@@ -97,10 +97,10 @@ class OrderSections(Pass):
         for key, cap in (("layer-seconds", self.layer_seconds), ("total-seconds", self.total_seconds)):
             check(cap >= 0, f"order-sections: {key} = {cap} must not be negative")
 
-    def run(self, module: Module, context: Context) -> Module:
-        """Reorders every layer's table; reports the bounds as facts."""
+    def run(self, module: Module, context: Context) -> Outcome:
+        """Reorders every layer's table; the bounds are facts."""
         if self.method == "natural":
-            return module
+            return Outcome(module)
         results = []
         deadline = _deadline(self.total_seconds)
         with ThreadPoolExecutor(max(1, context.threads)) as pool:
@@ -109,13 +109,12 @@ class OrderSections(Pass):
             ):
                 context.progress("order-sections", done + 1, len(module.layers))
                 results.append(result)
-        if self.method not in ("rank", "sum"):
-            total = sum((bound for _, bound in results), Bound())
-            context.facts[self.name] = {
-                "network": facts(total),
-                "layers": {layer.name: facts(bound) for layer, bound in results},
-            }
-        return module.with_layers([layer for layer, _ in results])
+        ordered = module.with_layers([layer for layer, _ in results])
+        if self.method in ("rank", "sum"):
+            return Outcome(ordered)
+        total = sum((bound for _, bound in results), Bound())
+        layers = {layer.name: facts(bound) for layer, bound in results}
+        return Outcome(ordered, {"network": facts(total), "layers": layers})
 
     def _order(self, layer: Layer, target: Target, deadline: float) -> tuple[Layer, Bound]:
         body = by_rank(layer.at(Sectioned))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,45 +13,20 @@ from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Quantized
 from passes.base import Context
+from passes.inputs import Grade, uniform
 
-SENSITIVITIES = "sensitivities"
-"""Key of ``Context.data``: layer -> ``[outputs, inputs]`` second derivative of the loss, in weight units."""
-GRADES = "grades"
-"""Key of ``Context.data``: layer -> ``Grade``; takes the place of what sensitivities would give."""
 FLOOR = 0.05
 LOWEST = 1e-4
 """Smallest grade of a layer, of the network's mean."""
 Detail = Literal["layer", "weight"]
 
 
-@dataclass(frozen=True)
-class Grade:
-    """How much a squared code error of a layer's weights matters, relative to 1 for the network's average.
-
-    The value of weight (o, i) is ``outputs[o] * inputs[i]``: the outer product of the two marginals is what a
-    sum over a few samples estimates well.
-    """
-
-    outputs: Array
-    inputs: Array
-
-    @property
-    def mean(self) -> float:
-        """Average over the layer's weights."""
-        return float(self.outputs.mean(dtype=np.float64) * self.inputs.mean(dtype=np.float64))
-
-
-def uniform(factor: float = 1.0) -> Grade:
-    """The same for every weight of a layer."""
-    return Grade(np.full(1, factor, np.float32), np.ones(1, np.float32))
-
-
 def grades(module: Module, context: Context, detail: Detail = "layer") -> dict[str, Grade]:
     """Grades of all layers: those given, else from sensitivities, else 1 everywhere."""
-    if GRADES in context.data:
-        return dict(context.data[GRADES])
-    if SENSITIVITIES in context.data:
-        return grades_of(module, context.data[SENSITIVITIES], detail)
+    if context.grades is not None:
+        return dict(context.grades)
+    if context.sensitivities is not None:
+        return grades_of(module, context.sensitivities.layers, detail)
     return {layer.name: uniform() for layer in module.layers}
 
 

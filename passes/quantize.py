@@ -12,7 +12,7 @@ from ir.cells import MAGNITUDE_ENCODINGS
 from ir.errors import XbcError
 from ir.module import Layer, Module
 from ir.stages import Body, Float, Quantized
-from passes.base import Context, Pass, check
+from passes.base import Context, Outcome, Pass, check
 
 Grid = Literal["auto", "magnitude", "signed"]
 
@@ -59,7 +59,7 @@ class Quantize(Pass):
         """Float layers, and those whose codes the model brings along (they stay as they are)."""
         return isinstance(body, Float) or (type(body) is Quantized and body.given)
 
-    def run(self, module: Module, context: Context) -> Module:
+    def run(self, module: Module, context: Context) -> Outcome:
         """Quantises every float layer."""
         encoding = module.target.encoding
         grid = self.grid
@@ -71,7 +71,7 @@ class Quantize(Pass):
         for i, layer in enumerate(module.layers):
             context.progress("quantize", i, len(module.layers))
             layers.append(layer if isinstance(layer.body, Quantized) else self._quantize(layer, top, shared))
-        return module.with_layers(layers)
+        return Outcome(module.with_layers(layers))
 
     def _shared_full_scale(self, module: Module, top: int) -> Array:
         """``[1]``, the largest full scale of all layers."""

@@ -12,7 +12,7 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Placed, Programmed
-from passes.base import Context, Pass, check
+from passes.base import Context, Outcome, Pass, check
 from passes.counting import load_runs
 from passes.hold import hold
 from passes.pairs import choose_pairs
@@ -63,12 +63,13 @@ class Reprogram(Pass):
         """Where errors have a penalty."""
         return self.mode in ("optimal", "near-pairs")
 
-    def run(self, module: Module, context: Context) -> Module:
+    def run(self, module: Module, context: Context) -> Outcome:
         """Programs every layer."""
         bodies = [layer.at(Placed) for layer in module.layers]
+        facts = {}
         if self.mode == "optimal":
             stored, forced = hold(module, self.lambda_, self.set_cost, self.reset_cost, context, self.detail)
-            context.facts[self.name] = {"survivor_windows_cut_short": forced}
+            facts = {"survivor_windows_cut_short": forced}
         elif self.mode in ("pairs", "near-pairs"):
             stored = choose_pairs(module, bodies, self.lambda_ if self.mode == "near-pairs" else 0.0, context)
         else:
@@ -81,7 +82,7 @@ class Reprogram(Pass):
             layer.with_body(body.lower(Programmed, stored=words))
             for layer, body, words in zip(module.layers, bodies, stored, strict=True)
         ]
-        return module.with_layers(layers)
+        return Outcome(module.with_layers(layers), facts)
 
     def _stick(self, module: Module, bodies: list[Placed], stored: list[Array], context: Context) -> None:
         """Replaces wanted by stale digits in place.

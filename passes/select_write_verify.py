@@ -12,7 +12,7 @@ from ir.cells import CellFormat
 from ir.errors import XbcError
 from ir.module import Layer, Module
 from ir.stages import Placed, Programmed
-from passes.base import Context, Pass, check
+from passes.base import Context, Outcome, Pass, check
 
 Method = Literal["swim", "second-moment", "magnitude", "random"]
 
@@ -53,20 +53,20 @@ class SelectWriteVerify(Pass):
         """Where they rank."""
         return self.method in ("swim", "second-moment")
 
-    def run(self, module: Module, context: Context) -> Module:
+    def run(self, module: Module, context: Context) -> Outcome:
         """Marks every layer.  Raises XbcError when the sensitivities that the method needs are missing."""
         selected = select(module, self.scores(module, context), self.fraction)
         layers = []
         for i, layer in enumerate(module.layers):
             context.progress(self.name, i, len(module.layers))
             layers.append(layer.with_body(self._mark(layer, selected[layer.name])))
-        context.facts[self.name] = {
+        facts = {
             "method": self.method,
             "selected": int(sum(s.sum() for s in selected.values())),
             "weights": module.weights,
             "by_layer": {name: round(float(s.mean()), 6) for name, s in selected.items()},
         }
-        return module.with_layers(layers)
+        return Outcome(module.with_layers(layers), facts)
 
     def scores(self, module: Module, context: Context) -> dict[str, Array]:
         """Layer name -> float32 ``[outputs, inputs]``; the higher, the earlier it is verified."""
@@ -90,21 +90,19 @@ class SelectWriteVerify(Pass):
         return out
 
     def _sensitivities(self, context: Context) -> dict[str, Array]:
-        given = context.data.get("sensitivities")
+        given = context.sensitivities
         wanted = "empirical" if self.method == "second-moment" else "cross-entropy"
         if given is None:
             raise XbcError(
                 f"select-write-verify: method={self.method} needs sensitivities: run xbc sensitivity "
                 f"--loss {wanted} and give its file with --sensitivities, or use method=magnitude"
             )
-        loss = context.data.get("sensitivities_loss", wanted)
-        if (loss == "empirical") != (self.method == "second-moment"):
+        if (given.loss == "empirical") != (self.method == "second-moment"):
             raise XbcError(
                 f"select-write-verify: method={self.method} ranks by --loss {wanted}, the sensitivities "
-                f"given were made with --loss {loss}: run xbc sensitivity again or change the method"
+                f"given were made with --loss {given.loss}: run xbc sensitivity again or change the method"
             )
-        assert isinstance(given, dict)
-        return given
+        return given.layers
 
     def _mark(self, layer: Layer, selected: Array) -> Programmed:
         body = layer.at(Placed)

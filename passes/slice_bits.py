@@ -9,7 +9,7 @@ from ir.cells import CellFormat
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Encoded, Quantized, Sliced
-from passes.base import Context, Pass, check
+from passes.base import Context, Outcome, Pass, check
 from passes.encode_signs import encode
 from passes.sections import group_width
 
@@ -35,7 +35,7 @@ class SliceBits(Pass):
             0 <= self.bits_per_cell <= 4, f"slice-bits: bits-per-cell = {self.bits_per_cell} is outside 0..4"
         )
 
-    def run(self, module: Module, context: Context) -> Module:
+    def run(self, module: Module, context: Context) -> Outcome:
         """Slices every layer."""
         target = module.target
         bits_per_cell = self.bits_per_cell or target.bits_per_cell
@@ -50,4 +50,4 @@ class SliceBits(Pass):
             CellFormat(body.encoding, body.stored_bits, bits_per_cell)  # refuses words that are too wide
             layers.append(layer.with_body(body.lower(Sliced, bits_per_cell=bits_per_cell)))
             group_width(layers[-1], target)  # refuses weights that the columns do not hold
-        return module.with_layers(layers)
+        return Outcome(module.with_layers(layers))

@@ -12,7 +12,7 @@ from ir.errors import XbcError
 from ir.module import Layer, Module
 from ir.stages import Sectioned, Sliced
 from ir.target import Target
-from passes.base import Context, Pass, check
+from passes.base import Context, Outcome, Pass, check
 from passes.flat_sections import check_gating, flat_sections
 from passes.sections import Cut, natural_sections, output_blocks, sections_from_order
 
@@ -59,7 +59,7 @@ class SortSections(Pass):
         )
         check(self.max_outputs >= 0, f"sort-sections: max-outputs = {self.max_outputs} must not be negative")
 
-    def run(self, module: Module, context: Context) -> Module:
+    def run(self, module: Module, context: Context) -> Outcome:
         """Re-forms the sections of every layer."""
         if module.target.routing == "fixed":
             raise XbcError(
@@ -70,7 +70,7 @@ class SortSections(Pass):
         for i, layer in enumerate(module.layers):
             context.progress("sort-sections", i, len(module.layers))
             layers.append(layer.with_body(self._sorted(layer, module.target)))
-        return module.with_layers(layers)
+        return Outcome(module.with_layers(layers))
 
     def _sorted(self, layer: Layer, target: Target) -> Sectioned:
         body = layer.at(Sectioned)

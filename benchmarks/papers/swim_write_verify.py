@@ -82,7 +82,7 @@ def selections(
     seconds: dict[str, float] = {}
     for name in o.methods:
         recipe = RANKINGS[name]
-        data: dict[str, Any] = {}
+        data = None
         if recipe:
             loss = "empirical" if name == "second-moment" else "cross-entropy"
             noise = o.sigma if recipe.get("noise") else 0.0
@@ -94,13 +94,15 @@ def selections(
                     loss=loss, method=key[0], noise=noise, threads=o.threads,
                 )  # fmt: skip
                 seconds[f"{key[0]} {loss}, noise {noise:g}"] = time.process_time() - start
-            data = {"sensitivities": known[key].layers, "sensitivities_loss": known[key].loss}
+            data = known[key]
         method: Any = "swim" if name.startswith("swim") else name
         for fraction in o.fractions:
             step = SelectWriteVerify(
                 method=method, fraction=fraction, variance=recipe.get("variance", "layer")
             )
-            masks[f"{name} {fraction:g}"] = select(module, step.scores(module, Context(data=data)), fraction)
+            masks[f"{name} {fraction:g}"] = select(
+                module, step.scores(module, Context(sensitivities=data)), fraction
+            )
     return masks, seconds
 
 

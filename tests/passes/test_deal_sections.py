@@ -43,9 +43,8 @@ def test_each_section_once_and_layers_one_after_the_other(
 ) -> None:
     """With ``resident=free`` slowdown bounds a layer's steps; a plan may take more where the time allows it."""
     given_module = formed(seed, shapes, crossbars, routing=routing)
-    done = DealSections(method=method, slowdown=slowdown, resident=resident).run(
-        given_module, Context(threads=2)
-    )
+    step = DealSections(method=method, slowdown=slowdown, resident=resident)
+    done = step.run(given_module, Context(threads=2)).module
     check_module(done)
     last = -1
     for before, after in zip(given_module.layers, done.layers, strict=True):
@@ -84,7 +83,12 @@ def test_dealing_rules(sections: Any, crossbars: Any) -> None:
 @pytest.mark.parametrize("slowdown", [1.0, 2.0, 4.0])
 def test_slowdown_uses_fewer_crossbars(slowdown: Any) -> None:
     given_module = formed(1, [(10, 8)], 5)  # 20 sections: 4 steps on all crossbars
-    body = DealSections(method="assign", slowdown=slowdown).run(given_module, Context()).layers[0].at(Placed)
+    body = (
+        DealSections(method="assign", slowdown=slowdown)
+        .run(given_module, Context())
+        .module.layers[0]
+        .at(Placed)
+    )
     runs = runs_of(body)
     assert len(runs) == -(-20 // int(4 * slowdown))
     assert max(map(len, runs.values())) - min(map(len, runs.values())) <= 1
@@ -92,7 +96,7 @@ def test_slowdown_uses_fewer_crossbars(slowdown: Any) -> None:
 
 def test_assigned_runs_are_runs_of_the_path_either_way_round() -> None:
     given_module = formed(2, [(9, 8), (5, 12), (7, 4)], 4)
-    done = DealSections(method="assign").run(given_module, Context())
+    done = DealSections(method="assign").run(given_module, Context()).module
     turned = 0
     for before, after in zip(given_module.layers, done.layers, strict=True):
         path = [(*o, *i) for o, i in zip(*map(np.ndarray.tolist, (before.body.outputs, before.body.inputs)),
@@ -110,24 +114,26 @@ def test_assigned_runs_are_runs_of_the_path_either_way_round() -> None:
 @given(seed=st.integers(0, 2**32 - 1))
 def test_threads_change_nothing(seed: int) -> None:
     given_module = formed(seed, [(9, 8), (5, 12), (7, 4)], 4)
-    one = DealSections().run(given_module, Context(threads=1))
-    assert one == DealSections().run(given_module, Context(threads=2))
+    one = DealSections().run(given_module, Context(threads=1)).module
+    assert one == DealSections().run(given_module, Context(threads=2)).module
 
 
 def test_both_solvers_save_writes() -> None:
     plain, found = 0, {"auction": 0, "ortools": 0}
     for seed in range(8):
         given_module = formed(seed, [(12, 8), (3, 8), (8, 12), (2, 4)], 8)
-        plain += count_module(DealSections(method="contiguous").run(given_module, Context())).steady.total
+        plain += count_module(
+            DealSections(method="contiguous").run(given_module, Context()).module
+        ).steady.total
         for solver in found:
             step = DealSections(method="assign", solver=solver)  # type: ignore[arg-type]
-            found[solver] += count_module(step.run(given_module, Context())).steady.total
+            found[solver] += count_module(step.run(given_module, Context()).module).steady.total
     assert max(found.values()) < plain
 
 
 def test_one_crossbar_follows_the_path() -> None:
     given_module = formed(3, [(6, 8), (3, 5)], 1)
-    done = DealSections().run(given_module, Context())
+    done = DealSections().run(given_module, Context()).module
     steps = np.concatenate([layer.at(Placed).step for layer in done.layers])
     assert steps.tolist() == list(range(len(steps)))
     np.testing.assert_array_equal(

@@ -18,8 +18,8 @@ WIDE = {"columns": 64, "bits_per_cell": 4}
 
 def sliced(body: Any, encoding: Any, bits_per_cell: Any = 1) -> Any:
     chip = target(**WIDE, encoding="differential")
-    done = EncodeSigns(encoding=encoding).run(module([body], chip), Context())
-    done = SliceBits(bits_per_cell=bits_per_cell).run(done, Context())
+    done = EncodeSigns(encoding=encoding).run(module([body], chip), Context()).module
+    done = SliceBits(bits_per_cell=bits_per_cell).run(done, Context()).module
     check_module(done)
     return done.layers[0].body
 
@@ -84,14 +84,14 @@ def test_unipolar_refuses_a_negative_code_by_place() -> None:
 
 
 def test_keep_unipolar_only_where_no_code_is_negative() -> None:
-    done = EncodeSigns(keep_unipolar=True).run(module([[[1, 2]], [[1, -2]]], target()), Context())
+    done = EncodeSigns(keep_unipolar=True).run(module([[[1, 2]], [[1, -2]]], target()), Context()).module
     assert [layer.at(Encoded).encoding for layer in done.layers] == ["unipolar", "driver"]
 
 
 def test_auto_follows_the_target_and_driver_needs_rows_of_its_own() -> None:
     chip = target(encoding="split", outputs_per_section=2)
     given_module = module([[[1, -2]]], chip)
-    assert EncodeSigns().run(given_module, Context()).layers[0].at(Encoded).encoding == "split"
+    assert EncodeSigns().run(given_module, Context()).module.layers[0].at(Encoded).encoding == "split"
     with pytest.raises(XbcError, match="outputs_per_section = 1"):
         EncodeSigns(encoding="driver").run(given_module, Context())
     assert type(given_module.layers[0].body) is Quantized

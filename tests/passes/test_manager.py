@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from ir import Placed, Programmed, Quantized, Sectioned, XbcError
-from passes.base import Pass
+from passes.base import Outcome, Pass
 from passes.counting import count_module
-from passes.manager import Options, PassError, finish, run_pipeline
+from passes.manager import Options, PassError, finish, gather_facts, run_pipeline
 from passes.pipeline import parse_pipeline
 from tests.passes.small import codes_body, module, target
 
@@ -35,7 +35,7 @@ class Breaks(Pass):
             body = layer.at(Sectioned)
             cut = {f: getattr(body, f)[:-1] for f in ("outputs", "inputs", "rank", "polarity")}
             layers.append(layer.with_body(body.lower(Sectioned, **cut)))
-        return module.with_layers(layers)
+        return Outcome(module.with_layers(layers), {"cut": len(layers)})
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Lies(Pass):
     ensures = Placed
 
     def run(self, module: Any, context: Any) -> Any:
-        return module
+        return Outcome(module)
 
 
 def test_records_say_what_each_pass_did() -> None:
@@ -132,6 +132,7 @@ def test_pass_that_breaks_the_module_is_named() -> None:
     assert "layer 'l0'" in text
     unchecked = run_pipeline(floats(), steps, options=Options(verify_each=False))
     assert unchecked.records[-1].name == "breaks"
+    assert gather_facts(unchecked.records) == {"breaks": {"cut": 1}}
 
 
 def test_broken_promise_is_named() -> None:

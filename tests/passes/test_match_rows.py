@@ -254,7 +254,7 @@ def test_lossless_under_every_encoding(
         seed, [(4, 7), (2, 5)], mixed=mixed, encoding=encoding, outputs_per_section=share, columns=24,
         bits_per_cell=bits_per_cell, crossbars=crossbars,
     )  # fmt: skip
-    done = MatchRows(method=method, lambda_=lambda_).run(given_module, Context(threads=2))
+    done = MatchRows(method=method, lambda_=lambda_).run(given_module, Context(threads=2)).module
     check_module(done)
     for before, after in zip(finish(given_module).layers, finish(done).layers, strict=True):
         np.testing.assert_array_equal(
@@ -265,7 +265,7 @@ def test_lossless_under_every_encoding(
         np.testing.assert_array_equal(after.at(Placed).outputs, before.at(Placed).outputs)
         for a, b in zip(after.at(Placed).inputs, before.at(Placed).inputs, strict=True):
             assert sorted(a) == sorted(b)
-    again = MatchRows(method=method, lambda_=lambda_).run(given_module, Context(threads=1))
+    again = MatchRows(method=method, lambda_=lambda_).run(given_module, Context(threads=1)).module
     assert again == done, "the result depends on the number of threads"
 
 
@@ -293,7 +293,7 @@ def test_no_load_of_driven_rows_writes_more_than_before(seed: int, share: Any, b
     given_module = placed(
         seed, [(6, 8)], bits_per_cell=bits, encoding="twos-complement", outputs_per_section=share, columns=12
     )
-    done = MatchRows().run(given_module, Context())
+    done = MatchRows().run(given_module, Context()).module
     before, after = (replay(m.layers[0].at(Placed)) for m in (given_module, done))
     assert all(a <= b for a, b in zip(after[:-1], before[:-1], strict=True))
 
@@ -302,7 +302,7 @@ def test_no_load_of_driven_rows_writes_more_than_before(seed: int, share: Any, b
 @settings(max_examples=40)
 def test_two_loads_are_optimal_together(seed: int, bits: int) -> None:
     given_module = placed(seed, [(2, 4)], bits_per_cell=bits)
-    done = MatchRows().run(given_module, Context())
+    done = MatchRows().run(given_module, Context()).module
     assert count_module(done).steady.total <= count_module(given_module).steady.total
 
 
@@ -313,8 +313,8 @@ def test_saves_writes_and_greedy_is_close(chip: Any) -> None:
     given_module = placed(3, [(40, 64)], rows=16, **chip)
     natural, exact, greedy = (
         count_module(m).steady.total
-        for m in (given_module, MatchRows().run(given_module, Context()),
-                  MatchRows(method="greedy").run(given_module, Context()))
+        for m in (given_module, MatchRows().run(given_module, Context()).module,
+                  MatchRows(method="greedy").run(given_module, Context()).module)
     )  # fmt: skip
     assert exact < 0.9 * natural
     assert greedy < 1.05 * exact
@@ -325,10 +325,10 @@ def test_words_and_vectors_agree(monkeypatch: pytest.MonkeyPatch, bits: int) -> 
     """Two loads are matched optimally together, so both paths must reach the same count."""
     for seed in range(10):
         given_module = placed(seed, [(2, 4)], bits_per_cell=bits)
-        words = count_module(MatchRows().run(given_module, Context())).steady.total
+        words = count_module(MatchRows().run(given_module, Context()).module).steady.total
         with monkeypatch.context() as patch:
             patch.setattr(match_rows, "_words", match_rows._vectors)
-            assert count_module(MatchRows().run(given_module, Context())).steady.total == words
+            assert count_module(MatchRows().run(given_module, Context()).module).steady.total == words
 
 
 def test_closing_loads_by_hand() -> None:

@@ -149,10 +149,9 @@ def test_router_keeps_ends_and_never_lengthens() -> None:
 
 
 def ordered(given_module: Any, context: Any = None, **options: Any) -> Any:
-    context = context or Context(threads=1)
-    done = OrderSections(**options).run(given_module, context)
-    check_module(done)
-    return done, context.facts.get("order-sections")
+    outcome = OrderSections(**options).run(given_module, context or Context(threads=1))
+    check_module(outcome.module)
+    return outcome.module, outcome.facts or None
 
 
 def walked(body: Any, kind: Any) -> Any:

@@ -63,9 +63,9 @@ def placed(
 @pytest.mark.parametrize("crossbars", [1, 3])
 def test_codes_stay_exact_and_fewer_cells_are_written(seed: int, crossbars: Any) -> None:
     plain = placed(seed, crossbars)
-    free = Reprogram(mode="pairs").run(plain, Context())
-    matched = MatchRows(pairs=True).run(plain, Context())
-    both = Reprogram(mode="pairs").run(matched, Context())
+    free = Reprogram(mode="pairs").run(plain, Context()).module
+    matched = MatchRows(pairs=True).run(plain, Context()).module
+    both = Reprogram(mode="pairs").run(matched, Context()).module
     for done in (free, both):
         for layer in done.layers:
             body = layer.at(Programmed)
@@ -80,7 +80,8 @@ def test_matching_sees_the_pairs_that_reprogram_will_choose() -> None:
     for seed in range(6):
         plain = placed(seed, crossbars=1)
         for options in ({"pairs": True}, {}):
-            done = Reprogram(mode="pairs").run(MatchRows(**options).run(plain, Context()), Context())  # type: ignore[arg-type]
+            matched = MatchRows(**options).run(plain, Context()).module  # type: ignore[arg-type]
+            done = Reprogram(mode="pairs").run(matched, Context()).module
             writes = count_module(done).first.total
             ours, theirs = (ours + writes, theirs) if options else (ours, theirs + writes)
     assert ours < theirs
@@ -90,8 +91,8 @@ def test_near_pairs_trade_error_for_writes() -> None:
     plain = placed(1)
     writes, errors = [], []
     for lambda_ in (10.0, 0.5, 0.05):
-        matched = MatchRows(pairs=True, lambda_=lambda_).run(plain, Context())
-        done = Reprogram(mode="near-pairs", lambda_=lambda_).run(matched, Context())
+        matched = MatchRows(pairs=True, lambda_=lambda_).run(plain, Context()).module
+        done = Reprogram(mode="near-pairs", lambda_=lambda_).run(matched, Context()).module
         writes.append(count_module(done).first.total)
         bodies = [layer.at(Programmed) for layer in done.layers]
         errors.append(sum(int(((b.effective_codes() - b.codes) ** 2).sum()) for b in bodies))

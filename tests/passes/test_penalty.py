@@ -7,7 +7,8 @@ import pytest
 
 from ir import CellFormat, Quantized, XbcError
 from passes.base import Context
-from passes.penalty import FLOOR, FORBIDDEN, GRADES, SENSITIVITIES, Grade, grades, grades_of, state_values
+from passes.inputs import Grade, Sensitivities
+from passes.penalty import FLOOR, FORBIDDEN, grades, grades_of, state_values
 from tests.passes.small import module, target
 
 
@@ -34,7 +35,7 @@ def test_equal_without_sensitivities() -> None:
 
 def test_given_grades_win() -> None:
     mine = {"l0": Grade(np.full(1, 3.0, np.float32), np.ones(1, np.float32))}
-    context = Context(data={GRADES: mine, SENSITIVITIES: {}})
+    context = Context(grades=mine, sensitivities=Sensitivities({}))
     assert grades(coded((2, 3)), context) == mine
 
 
@@ -42,7 +43,7 @@ def test_products_of_marginals_and_scales_by_hand() -> None:
     given_module = coded((2, 3), (1, 2), scales=[[0.5, 2.0], [0.1]])
     rank_one = np.outer([2.0, 3.0], [1.0, 2.0, 3.0]).astype(np.float32)
     s = {"l0": rank_one, "l1": np.array([[4.0, 8.0]], np.float32)}
-    context = Context(data={SENSITIVITIES: s})
+    context = Context(sensitivities=Sensitivities(s))
     graded = grades(given_module, context, "weight")
     # a unit of code is scale wide: its squared error counts scale**2 times as much
     in_codes = rank_one * np.array([[0.25], [4.0]])

@@ -14,7 +14,7 @@ from tests.passes.small import codes_body, module, target
 
 
 def quantized(values: Any, chip: Any = None, **options: Any) -> Any:
-    done = Quantize(**options).run(module(values, chip or target()), Context())
+    done = Quantize(**options).run(module(values, chip or target()), Context()).module
     check_module(done)
     return [layer.at(Quantized) for layer in done.layers]
 
@@ -100,7 +100,7 @@ def test_percentile_of_a_mostly_zero_layer_is_refused() -> None:
 def test_given_codes_are_untouched() -> None:
     own = codes_body(np.array([[3, -7], [5, 0]]))
     given_module = module([own, np.ones((1, 2), np.float32)], target())
-    done = Quantize(bits=3).run(given_module, Context())
+    done = Quantize(bits=3).run(given_module, Context()).module
     assert done.layers[0] is given_module.layers[0]
     assert done.layers[1].at(Quantized).codes.tolist() == [[7, 7]]
 

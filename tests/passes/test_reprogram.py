@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ir import Placed, Programmed, XbcError, check_module
 from passes.base import Context
 from passes.counting import count_module
-from passes.penalty import GRADES, Grade
+from passes.inputs import Grade
 from passes.reprogram import Reprogram
 from tests.passes.small import codes_body, compiled, module, random_codes, target
 
@@ -35,7 +35,7 @@ def placed(
 
 
 def programmed(given_module: Any, context: Any = None, **options: Any) -> Any:
-    done = Reprogram(**options).run(given_module, context or Context())
+    done = Reprogram(**options).run(given_module, context or Context()).module
     check_module(done)
     return done
 
@@ -205,7 +205,7 @@ def test_optimal_spares_the_dearer_direction() -> None:
     given_module = placed(5, shapes=((30, 32),), bits=6)
     even = count_module(programmed(given_module, mode="optimal", lambda_=0.01)).steady
     skewed = Reprogram(mode="optimal", lambda_=0.01, set_cost=4.0, reset_cost=1.0)
-    dear = count_module(skewed.run(given_module, Context())).steady
+    dear = count_module(skewed.run(given_module, Context()).module).steady
     assert 4 * dear.set + dear.reset < 4 * even.set + even.reset
 
 
@@ -214,15 +214,15 @@ def test_optimal_follows_the_grades() -> None:
     rng = np.random.default_rng(0)
     outputs = np.where(np.arange(12) < 6, 100.0, 0.01).astype(np.float32)
     graded = {"l0": Grade(outputs, rng.uniform(0.9, 1.1, 16).astype(np.float32))}
-    context = Context(data={GRADES: graded})
-    done = programmed(given_module, context, mode="optimal", lambda_=0.1)
+    outcome = Reprogram(mode="optimal", lambda_=0.1).run(given_module, Context(grades=graded))
+    done = outcome.module
     plain = programmed(given_module, mode="optimal", lambda_=0.1)
     assert objective(done, 0.1, graded) < objective(plain, 0.1, graded)
     body = done.layers[0].at(Programmed)
     error = np.abs(body.effective_codes() - body.codes).sum(1)
     assert error[:6].sum() == 0
     assert error[6:].sum() > 0
-    assert context.facts["reprogram"]["survivor_windows_cut_short"] >= 0
+    assert outcome.facts["survivor_windows_cut_short"] >= 0
 
 
 def test_what_stays_in_zero_rows_cancels() -> None:

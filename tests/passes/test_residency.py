@@ -70,10 +70,9 @@ def crossbars_of(layer: Any) -> Any:
 
 def test_a_resident_layer_shares_no_crossbar_and_writes_nothing() -> None:
     given_module = formed(1, [(12, 16), (3, 8), (2, 8), (4, 8)], 16)
-    context = Context()
-    done = DealSections(resident="cost", time=2.0).run(given_module, context)
+    outcome = DealSections(resident="cost", time=2.0).run(given_module, Context())
+    done, facts = outcome.module, outcome.facts
     check_module(done)
-    facts = context.facts["deal-sections"]
     assert facts["resident_layers"], "the example keeps no layer: it shows nothing"
     counts = count_module(done)
     for layer in done.layers:
@@ -83,7 +82,7 @@ def test_a_resident_layer_shares_no_crossbar_and_writes_nothing() -> None:
             assert len(crossbars_of(layer)) == layer.at(Placed).sections
             others = set().union(*(crossbars_of(x) for x in done.layers if x.name != layer.name))
             assert not crossbars_of(layer) & others
-    free = count_module(DealSections(resident="free").run(given_module, Context()))
+    free = count_module(DealSections(resident="free").run(given_module, Context()).module)
     assert counts.steady.total < free.steady.total
 
 
@@ -93,15 +92,14 @@ def test_a_resident_layer_shares_no_crossbar_and_writes_nothing() -> None:
 )
 def test_any_number_of_crossbars(seed: int, crossbars: Any, routing: Any) -> None:
     given_module = formed(seed, [(6, 9), (3, 4), (9, 5), (1, 1)], crossbars, routing=routing)
-    context = Context(threads=1)
-    done = DealSections(resident="cost").run(given_module, context)
+    outcome = DealSections(resident="cost").run(given_module, Context(threads=1))
+    done, estimates = outcome.module, outcome.facts
     check_module(done)
     sections = sum(layer.at(Placed).sections for layer in done.layers)
     if crossbars >= sections:
         assert count_module(done).steady.total == 0
-    estimates = context.facts["deal-sections"]
     assert estimates["estimated_time_ns"][1] <= 1.1 * estimates["estimated_time_ns"][0] + 1
-    assert done == DealSections().run(given_module, Context(threads=2))
+    assert done == DealSections().run(given_module, Context(threads=2)).module
 
 
 @pytest.mark.parametrize(

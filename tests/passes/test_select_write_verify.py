@@ -15,6 +15,7 @@ from ir.stages import Float, Placed, Programmed
 from ir.target import Target
 from ir.verify import check_module
 from passes.base import Context
+from passes.inputs import Sensitivities
 from passes.manager import run_pipeline
 from passes.pipeline import parse_pipeline
 from passes.select_write_verify import SelectWriteVerify, select, verify_mask
@@ -103,9 +104,10 @@ def test_flags_stand_on_the_selected_weights_and_slices(encoding: Any, outputs: 
     module = placed([(5, 9), (3, 6)], encoding=encoding, outputs_per_section=outputs)
     rng = np.random.default_rng(1)
     s = {"l0": rng.random((5, 9), np.float32), "l1": rng.random((3, 6), np.float32)}
-    context = Context(data={"sensitivities": s})
+    context = Context(sensitivities=Sensitivities(s))
     step = SelectWriteVerify(fraction=0.3, variance="equal", slices=slices)
-    done = step.run(module, context)
+    outcome = step.run(module, context)
+    done = outcome.module
     check_module(done)
     chosen = select(module, s, 0.3)
     for name, hit in flagged(done).items():
@@ -118,7 +120,7 @@ def test_flags_stand_on_the_selected_weights_and_slices(encoding: Any, outputs: 
     expected = np.zeros(body.cells.slices, bool)
     expected[: slices or None] = True
     assert (per_number.astype(bool) == expected).all()
-    assert context.facts["select-write-verify"]["selected"] == round(0.3 * 63)
+    assert outcome.facts["selected"] == round(0.3 * 63)
 
 
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))
@@ -134,10 +136,9 @@ def test_variance_weighs_by_the_largest_weight_of_a_layer() -> None:
     values = [np.array([[1.0, 0.1]], np.float32), np.array([[10.0, 0.1]], np.float32)]
     module = placed([(1, 2), (1, 2)], values=values)
     s = {"l0": np.array([[5.0, 4.0]], np.float32), "l1": np.array([[1.0, 0.5]], np.float32)}
-    equal = flagged(
-        SelectWriteVerify(fraction=0.5, variance="equal").run(module, Context(data={"sensitivities": s}))
-    )
-    layer = flagged(SelectWriteVerify(fraction=0.5).run(module, Context(data={"sensitivities": s})))
+    context = Context(sensitivities=Sensitivities(s))
+    equal = flagged(SelectWriteVerify(fraction=0.5, variance="equal").run(module, context).module)
+    layer = flagged(SelectWriteVerify(fraction=0.5).run(module, context).module)
     assert equal["l0"].all()
     assert not equal["l1"].any()
     assert layer["l1"].all()  # an error there is ten times as large
@@ -148,30 +149,32 @@ def test_variance_weighs_by_the_largest_weight_of_an_output_with_a_scale_of_its_
     s = {"l0": np.array([[5.0, 4.0], [1.0, 0.5]], np.float32)}
     for granularity, first in (("tensor", True), ("channel", False)):
         module = placed([(2, 2)], values=values, quantize=f"quantize{{bits=4,granularity={granularity}}}")
-        hit = flagged(SelectWriteVerify(fraction=0.5).run(module, Context(data={"sensitivities": s})))["l0"]
+        hit = flagged(
+            SelectWriteVerify(fraction=0.5).run(module, Context(sensitivities=Sensitivities(s))).module
+        )["l0"]
         assert hit[0].all() == first
         assert hit[1].all() != first  # an error there is ten times as large, if it has its own scale
 
 
 def test_methods_without_sensitivities() -> None:
     module = placed([(4, 8), (6, 5)])
-    by_size = flagged(SelectWriteVerify(method="magnitude", fraction=0.25).run(module, Context()))
+    by_size = flagged(SelectWriteVerify(method="magnitude", fraction=0.25).run(module, Context()).module)
     sizes = {x.name: np.abs(x.at(Placed).codes) * x.at(Placed).scale.reshape(-1, 1) for x in module.layers}
     kept = min(sizes[n][h].min() for n, h in by_size.items() if h.any())
     left = max(sizes[n][~h].max() for n, h in by_size.items())
     assert kept >= left
-    one = flagged(SelectWriteVerify(method="random", fraction=0.25).run(module, Context(seed=1)))
-    same = flagged(SelectWriteVerify(method="random", fraction=0.25).run(module, Context(seed=1)))
-    other = flagged(SelectWriteVerify(method="random", fraction=0.25).run(module, Context(seed=2)))
+    one = flagged(SelectWriteVerify(method="random", fraction=0.25).run(module, Context(seed=1)).module)
+    same = flagged(SelectWriteVerify(method="random", fraction=0.25).run(module, Context(seed=1)).module)
+    other = flagged(SelectWriteVerify(method="random", fraction=0.25).run(module, Context(seed=2)).module)
     assert all((one[n] == same[n]).all() for n in one)
     assert any((one[n] != other[n]).any() for n in one)
 
 
 def test_everything_or_nothing() -> None:
     module = placed([(3, 4)])
-    every = SelectWriteVerify(method="magnitude", fraction=1).run(module, Context())
+    every = SelectWriteVerify(method="magnitude", fraction=1).run(module, Context()).module
     assert every.layers[0].at(Programmed).verify is None
-    none = SelectWriteVerify(method="magnitude", fraction=0).run(module, Context())
+    none = SelectWriteVerify(method="magnitude", fraction=0).run(module, Context()).module
     verify = none.layers[0].at(Programmed).verify
     assert verify is not None
     assert not verify.any()
@@ -182,12 +185,14 @@ def test_bad_input_is_refused_in_a_sentence() -> None:
     with pytest.raises(XbcError, match="needs sensitivities: run xbc sensitivity"):
         SelectWriteVerify().run(module, Context())
     with pytest.raises(XbcError, match="another model"):
-        SelectWriteVerify().run(module, Context(data={"sensitivities": {}}))
+        SelectWriteVerify().run(module, Context(sensitivities=Sensitivities({})))
     with pytest.raises(XbcError, match="another model"):
-        SelectWriteVerify().run(module, Context(data={"sensitivities": {"l0": np.ones((4, 3), np.float32)}}))
-    data = {"sensitivities": {"l0": np.ones((3, 4), np.float32)}, "sensitivities_loss": "cross-entropy"}
+        SelectWriteVerify().run(
+            module, Context(sensitivities=Sensitivities({"l0": np.ones((4, 3), np.float32)}))
+        )
+    s = Sensitivities({"l0": np.ones((3, 4), np.float32)}, "cross-entropy")
     with pytest.raises(XbcError, match="--loss empirical"):
-        SelectWriteVerify(method="second-moment").run(module, Context(data=data))
+        SelectWriteVerify(method="second-moment").run(module, Context(sensitivities=s))
     with pytest.raises(XbcError, match=r"outside 0\.\.1"):
         SelectWriteVerify(fraction=1.5)
     with pytest.raises(XbcError, match="slices"):

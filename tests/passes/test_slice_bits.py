@@ -18,7 +18,7 @@ def test_digits_are_the_base_digits_of_the_magnitude(bits: int, per_cell: Any, s
     codes = np.random.default_rng(seed).integers(-(2**bits) + 1, 2**bits, (3, 4))
     codes[0, 0] = 2**bits - 1
     chip = target(columns=12, bits_per_cell=4)
-    done = SliceBits(bits_per_cell=per_cell).run(module([codes_body(codes, bits)], chip), Context())
+    done = SliceBits(bits_per_cell=per_cell).run(module([codes_body(codes, bits)], chip), Context()).module
     check_module(done)
     body = done.layers[0].at(Sliced)
     digits = body.cells.levels(body.cells.encode(body.codes))
@@ -32,7 +32,7 @@ def test_digits_are_the_base_digits_of_the_magnitude(bits: int, per_cell: Any, s
 
 
 def test_zero_takes_the_bits_of_the_target_and_its_encoding() -> None:
-    done = SliceBits().run(module([[[3, -2]]], target(bits_per_cell=2, encoding="split")), Context())
+    done = SliceBits().run(module([[[3, -2]]], target(bits_per_cell=2, encoding="split")), Context()).module
     body = done.layers[0].at(Sliced)
     assert (body.bits_per_cell, body.encoding) == (2, "split")
 

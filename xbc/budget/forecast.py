@@ -15,7 +15,7 @@ from ir.stages import Placed, Programmed, Quantized
 from passes.base import Context, Pass
 from passes.counting import count_module
 from passes.pairs import free_pairs
-from passes.penalty import SENSITIVITIES, code_curvature
+from passes.penalty import code_curvature
 from passes.pipeline import LOSSY, level_text, parse_pipeline
 
 SHARE = 16
@@ -71,10 +71,10 @@ def predicted_loss(module: Module, errors: Mapping[str, float], context: Context
 
     In the units of the sensitivities' loss (nats); without sensitivities half the sum of the errors.
     """
-    known = context.data.get(SENSITIVITIES)
+    known = context.sensitivities
     total = 0.0
     for layer in module.layers:
-        curvature = 1.0 if known is None else code_curvature(layer.at(Quantized), known[layer.name])
+        curvature = 1.0 if known is None else code_curvature(layer.at(Quantized), known.layers[layer.name])
         total += 0.5 * curvature * errors[layer.name]
     return total
 
@@ -88,7 +88,8 @@ def lossy_steps(module: Module, lambda_: float, ratio: float) -> list[Pass]:
 def first_penalty(placed: Module, wanted: float, context: Context) -> float:
     """A penalty of matching whose predicted loss should be ``wanted``: a write per load, and half the slope of
     writes over loss at its square root."""
-    known = context.data[SENSITIVITIES]
+    assert context.sensitivities is not None
+    known = context.sensitivities.layers
     weights = max(1, placed.weights)
     mean = sum(code_curvature(x.at(Quantized), known[x.name]) * x.weights for x in placed.layers) / weights
     writes = sum(layer.at(Placed).sections for layer in placed.layers)
@@ -103,7 +104,7 @@ class Forecast:
 
     def __init__(self, placed: Module, context: Context, share: int = SHARE) -> None:
         """Takes its sample of ``placed``."""
-        self.context = replace(context, facts={}, progress=lambda what, done, total: None)
+        self.context = replace(context, progress=lambda what, done, total: None)
         self.part = sample(placed, min(share, placed.target.crossbars))
         self.loads = {
             whole.name: whole.at(Placed).sections / max(1, part.at(Placed).sections)
@@ -114,7 +115,7 @@ class Forecast:
         """Matches and holds the sampled loads."""
         module = self.part
         for step in lossy_steps(module, lambda_, ratio):
-            module = step.run(module, self.context)
+            module = step.run(module, self.context).module
         errors = {}
         for layer in module.layers:
             body = layer.at(Programmed)

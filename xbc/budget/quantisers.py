@@ -19,7 +19,6 @@ from ir.stages import Float, Placed, Quantized
 from passes.base import Context
 from passes.manager import Options, run_pipeline
 from passes.pairs import free_pairs
-from passes.penalty import SENSITIVITIES
 from passes.pipeline import AS_IT_IS, LEVELS, Shape, parse_pipeline, requantize
 from xbc.budget.forecast import ONE_CROSSBAR, RATIOS, Forecast, first_penalty
 
@@ -59,14 +58,16 @@ class Candidate:
 
 def may_choose(module: Module, context: Context) -> bool:
     """Whether there are float weights, and sensitivities to tell what their errors cost."""
-    return SENSITIVITIES in context.data and any(isinstance(x.body, Float) for x in module.layers)
+    return context.sensitivities is not None and any(isinstance(x.body, Float) for x in module.layers)
 
 
 def rank(module: Module, wanted: float, context: Context, shape: Shape = AS_IT_IS) -> list[Candidate]:
     """All candidates, the fewest predicted writes at predicted loss ``wanted`` first."""
+    assert context.sensitivities is not None
+    known = context.sensitivities.layers
     part = some_layers(module)
     share = part.weights / max(1, module.weights)
-    quiet = replace(context, facts={}, progress=lambda what, done, total: None)
+    quiet = replace(context, progress=lambda what, done, total: None)
     found: list[Candidate] = []
     seen: list[list[tuple[Array, Array]]] = []
     for done, options in enumerate(CANDIDATES):
@@ -84,7 +85,7 @@ def rank(module: Module, wanted: float, context: Context, shape: Shape = AS_IT_I
         if any(_same(codes, other) for other in seen):
             continue
         seen.append(codes)
-        lost = quantization_loss(part, placed, context.data[SENSITIVITIES])
+        lost = quantization_loss(part, placed, known)
         found.append(Candidate(options, lost / share, _writes(placed, wanted * share, lost, share, quiet)))
     return sorted(found, key=lambda c: np.inf if c.predicted_writes is None else c.predicted_writes)
 

@@ -17,7 +17,7 @@ from passes.base import Context
 from passes.counting import count_module, natural_module
 from passes.manager import Options, PassRecord, run_pipeline
 from passes.pairs import free_pairs
-from passes.penalty import GRADES, SENSITIVITIES, grades
+from passes.penalty import grades
 from passes.pipeline import MATCH_OVER_HOLD
 from xbc.budget.forecast import (
     ONE_CROSSBAR,
@@ -104,14 +104,13 @@ class Trial:
         """``limit``: allowed drop, 0..1."""
         self.placed, self.judge, self.limit = placed, judge, limit
         # of all programs alike, so not found again for each
-        self.context = dataclasses.replace(context, data=context.data | {GRADES: grades(placed, context)})
+        self.context = dataclasses.replace(context, grades=grades(placed, context))
         self.natural = count_module(natural_module(placed)).steady.total
         self.curve: list[Point] = []
         self.best: tuple[Module, list[PassRecord], float] | None = None
         alone = SHARED_RATIOS[0] if shares_rows(placed) else ONE_CROSSBAR
         self.ratio = alone if placed.target.crossbars == 1 else MATCH_OVER_HOLD
         self.seconds: dict[str, float] = {}
-        self.facts: dict[str, Any] = {}
         self._held: Held | None = None
 
     def first(self) -> float:
@@ -119,7 +118,7 @@ class Trial:
 
         Seen on a sample of the crossbars, which also decides ``ratio``; on one crossbar on whole programs.
         """
-        if SENSITIVITIES not in self.context.data:
+        if self.context.sensitivities is None:
             return FIRST
         wanted = LOSS_PER_DROP * self.limit
         lambda_ = rounded(first_penalty(self.placed, wanted, self.context) / self.ratio)
@@ -158,9 +157,6 @@ class Trial:
         writes = count_module(module).steady.total
         if accepted and (self.best is None or writes < min(p.writes for p in self.curve if p.accepted)):
             self.best = (module, held.records, lambda_)
-            self.facts = {
-                name: self.context.facts[name] for name in ("reprogram",) if name in self.context.facts
-            }
         predicted = predicted_loss(self.placed, errors, self.context)
         self.curve.append(
             Point(
@@ -172,7 +168,7 @@ class Trial:
                 drop=facts["drop"],
                 agreement=facts["agreement"],
                 expected_drop=facts["expected_drop"],
-                predicted_loss=predicted if SENSITIVITIES in self.context.data else None,
+                predicted_loss=predicted if self.context.sensitivities is not None else None,
                 severity=severity,
                 accepted=accepted,
             )

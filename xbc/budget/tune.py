@@ -17,7 +17,6 @@ from passes.base import Context
 from passes.counting import count_module
 from passes.manager import Options, PassRecord, finish, run_pipeline
 from passes.pairs import free_pairs
-from passes.penalty import SENSITIVITIES
 from passes.pipeline import (
     AS_IT_IS,
     LEVELS,
@@ -77,7 +76,6 @@ def tune(placed: Module, judge: Judge, max_drop: float, context: Context) -> Tun
         )
         return lossless(placed, context, trial.curve, [note])
     module, records, lambda_ = trial.best
-    context.facts |= trial.facts
     text = level_text(LOSSY, lambda_, free_pairs(placed), trial.ratio)
     return Tuned(module, text, trial.total(records), trial.curve, [])
 
@@ -105,15 +103,11 @@ def tune_best(
     best: Chosen | None = None
     written: dict[str, int] = {}
     for text in tried:
-        facts = dict(context.facts)
         placed, records = prepare(module, context, options, shape, text)
         tuned = tune(placed, judge, max_drop, context)
         written[text] = count_module(tuned.module).steady.total
-        if best is not None and written[text] >= written[best.quantize]:
-            context.facts.clear()
-            context.facts.update(facts)
-            continue
-        best = Chosen(tuned, text, records, [])
+        if best is None or written[text] < written[best.quantize]:
+            best = Chosen(tuned, text, records, [])
     assert best is not None
     rows = [
         c.facts() | {"writes": written.get(c.options), "chosen": c.options == best.quantize} for c in ranked
@@ -130,23 +124,18 @@ def lossless(placed: Module, context: Context, curve: list[Point], notes: list[s
 
 def add_sensitivities(
     imported: Imported, data: DataSet, context: Context, notes: list[str], meter: Meter
-) -> None:
-    """Puts second derivatives on a few samples into the context unless it has some; a note says why not."""
-    if SENSITIVITIES in context.data:
-        return
-    with meter.measure(SENSITIVITY_RUNS):
-        _find_sensitivities(imported, data, context, notes)
-
-
-def _find_sensitivities(imported: Imported, data: DataSet, context: Context, notes: list[str]) -> None:
+) -> Context:
+    """The context with second derivatives on a few samples unless it has some; a note says why not."""
+    if context.sensitivities is not None:
+        return context
     from xbc.sensitivity.diagonal import data_port, model_sensitivities
 
-    try:
-        port = data_port(imported)
-        x = data.inputs[port.name][:SENSITIVITY_SAMPLES]
-        # one thread: sums in another order would move the penalties by the last digits
-        found = model_sensitivities(imported, x, progress=context.progress, threads=1)
-    except XbcError as error:
-        notes.append(f"all weights count alike, there are no sensitivities: {error}")
-        return
-    context.data |= {SENSITIVITIES: found.layers, "sensitivities_loss": found.loss}
+    with meter.measure(SENSITIVITY_RUNS):
+        try:
+            x = data.inputs[data_port(imported).name][:SENSITIVITY_SAMPLES]
+            # one thread: sums in another order would move the penalties by the last digits
+            found = model_sensitivities(imported, x, progress=context.progress, threads=1)
+        except XbcError as error:
+            notes.append(f"all weights count alike, there are no sensitivities: {error}")
+            return context
+    return dataclasses.replace(context, sensitivities=found)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ir.module import Module
 from ir.stages import Programmed
 from passes.base import Context
 from passes.counting import count_module, natural_module
+from passes.inputs import uniform
 from passes.pairs import free_pairs
-from passes.penalty import GRADES, uniform
 from passes.pipeline import LOSSY, MATCH_OVER_HOLD, level_text
 from xbc.budget.trial import Point, hold_codes
 from xbc.budget.tune import Tuned, lossless
@@ -34,8 +36,8 @@ def bound_error(placed: Module, max_error: float, context: Context) -> Tuned:
     for turn in range(ERROR_ROUNDS + SETTLING_ROUNDS):
         if turn >= ERROR_ROUNDS:
             factor = {name: strict.get(name, factor[name] * 4) for name in names}
-        context.data[GRADES] = {name: uniform(value) for name, value in factor.items()}
-        module, records = hold_codes(placed, 1.0, MATCH_OVER_HOLD, context)
+        graded = replace(context, grades={name: uniform(value) for name, value in factor.items()})
+        module, records = hold_codes(placed, 1.0, MATCH_OVER_HOLD, graded)
         errors = {layer.name: layer_error(layer.at(Programmed)) for layer in module.layers}
         kept = all(error <= max_error for error in errors.values())
         writes = count_module(module).steady.total

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from ir.stages import Body, Placed, Sectioned
 from ir.target import Target
 from ir.verify import check_module
 from passes.base import Context, Pass, Progress
-from passes.manager import Hook, Options, PassRecord, Run, finish, run_pipeline
+from passes.manager import Hook, Options, PassRecord, Run, finish, gather_facts, run_pipeline
 from passes.pairs import free_pairs
 from passes.pipeline import (
     AS_IT_IS,
@@ -136,7 +136,7 @@ def compile_model(
     passes = [] if lossy else select_passes(pipeline, level, shape, quantize or "")
     context = Context(seed=seed, threads=threads)
     if progress is not None:
-        context.progress = progress
+        context = replace(context, progress=progress)
 
     context.progress("reading the model", 0, 1)
     imported = import_model(source, chip)
@@ -156,8 +156,7 @@ def compile_model(
             )
         from xbc.sensitivity import load_sensitivities
 
-        found = load_sensitivities(sensitivities, module)
-        context.data |= {"sensitivities": found.layers, "sensitivities_loss": found.loss}
+        context = replace(context, sensitivities=load_sensitivities(sensitivities, module))
     options = Options(verify_each=verify_each, before=before, after=after)
     loss: dict[str, Any] | None = None
     notes = list(imported.notes)
@@ -199,7 +198,8 @@ def compile_model(
     command = ["xbc", "compile", source.name, "--target", chip.name, *changed, *chosen, "--seed", str(seed)]
     if sensitivities is not None:
         command += ["--sensitivities", Path(sensitivities).name]
-    provenance = {"command": shlex.join(command), "pipeline": text, "seed": seed, "facts": context.facts}
+    facts = gather_facts(run.records) | ({} if loss is None else {"loss": loss})
+    provenance = {"command": shlex.join(command), "pipeline": text, "seed": seed, "facts": facts}
     emit_program(
         done, imported.host, directory, provenance=provenance, counts=counts, progress=context.progress
     )
@@ -214,7 +214,7 @@ def compile_model(
         "pipeline": text,
         "seed": seed,
         "output": str(directory),
-        "order": context.facts.get("order-sections", {}).get("network"),
+        "order": facts.get("order-sections", {}).get("network"),
         **({} if loss is None else {"loss": loss}),
         "seconds": round(sum(row["seconds"] for row in spent.values()), 3),
         "spent": spent,
@@ -318,19 +318,18 @@ def hold_within(
         else:
             report = load_data(budget.report_data, ports)
         limit = 1.0 if budget.max_drop is None else budget.max_drop
-        add_sensitivities(imported, calibration, context, notes, meter)
+        context = add_sensitivities(imported, calibration, context, notes, meter)
         judge = Judge(source, imported, calibration, context, meter)
         chosen = tune_best(imported.module, judge, limit, context, options, shape, quantize)
         tuned, records, quantize = chosen.tuned, chosen.records, chosen.quantize
-        facts = Judge(source, imported, report, context, meter)(tuned.module)
+        lost = Judge(source, imported, report, context, meter)(tuned.module)
         loss = {
             "max_drop": limit,
             "calibration_samples": len(next(iter(calibration.inputs.values()))),
-            **facts,
+            **lost,
             "quantizers": chosen.candidates,
         }
     loss["curve"] = [point.facts() for point in tuned.curve]
-    context.facts["loss"] = loss
     notes += tuned.notes
     text = requantize(shape.of(tuned.text), quantize or "")
     return Run(tuned.module, records + tuned.records), parse_pipeline(text), loss

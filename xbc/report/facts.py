@@ -174,7 +174,7 @@ def _tradeoff(module: Module) -> list[dict[str, Any]]:
     placed = module.with_layers([a.with_body(a.at(Programmed).lower(Placed)) for a in module.layers])
     points = [{"label": "exact codes", "writes": count_module(placed).steady.total, "rms_error": 0.0}]
     for weight in reversed(LAMBDAS):
-        held = Reprogram(mode="optimal", lambda_=weight).run(placed, Context())
+        held = Reprogram(mode="optimal", lambda_=weight).run(placed, Context()).module
         square = total = 0.0
         for layer in held.layers:
             body = layer.at(Programmed)

@@ -5,7 +5,8 @@ Modules: ``diagonal`` (the recursion over a model), ``graph`` (which nodes it cr
 ``noise`` (Monte-Carlo of programming errors).
 """
 
-from xbc.sensitivity.diagonal import Loss, Sensitivities, model_sensitivities
+from passes.inputs import Sensitivities
+from xbc.sensitivity.diagonal import Loss, model_sensitivities
 from xbc.sensitivity.storage import load_sensitivities, save_sensitivities
 
 __all__ = ["Loss", "Sensitivities", "load_sensitivities", "model_sensitivities", "save_sensitivities"]

@@ -12,7 +12,6 @@ codes).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -21,8 +20,9 @@ import onnxruntime as ort
 from onnx import numpy_helper
 from scipy import special
 
-from ir.arrays import F32, Array
+from ir.arrays import Array
 from ir.errors import XbcError
+from passes.inputs import Sensitivities
 from xbc.frontend import Imported, module_tensors
 from xbc.sensitivity.elementwise import SLOPES
 from xbc.sensitivity.graph import Plan, Region, make_plan
@@ -33,27 +33,6 @@ Loss = Literal["cross-entropy", "empirical", "squared"]
 Method = Literal["recursion", "gradient"]
 BUDGET_BYTES = 512 << 20
 """Intermediate values of one batch that are kept at a time (at least one sample is)."""
-
-
-@dataclass(frozen=True)
-class Sensitivities:
-    """What ``sens.npz`` holds.
-
-    Fields:
-        layers: layer name -> float32 ``[outputs, inputs]``, never negative.
-        model_sha256: of the ONNX file they belong to.
-        samples: how many samples they average.
-        loss: which loss.
-        method: how they were found.
-        noise: programming error of the weights they were found at.
-    """
-
-    layers: dict[str, F32]
-    model_sha256: str
-    samples: int
-    loss: str
-    method: str = "gradient"
-    noise: float = 0.0
 
 
 def seed_curvature(logits: Array, labels: Array | None, loss: Loss) -> Array:
@@ -134,7 +113,7 @@ def model_sensitivities(
         layer.name: layer.origin.layout.to_matrix((totals.pop(layer.name) / len(x)).astype(np.float32))
         for layer in model.module.layers
     }
-    return Sensitivities(layers, model.module.host.model_sha256, len(x), loss, method, noise)
+    return Sensitivities(layers, loss, model.module.host.model_sha256, len(x), method, noise)
 
 
 def data_port(model: Imported) -> Port:

@@ -13,7 +13,7 @@ import numpy as np
 from ir.arrays import F32
 from ir.errors import XbcError
 from ir.module import Module
-from xbc.sensitivity.diagonal import Sensitivities
+from passes.inputs import Sensitivities
 
 SHA: Final = "__model_sha256__"
 SAMPLES: Final = "__samples__"
@@ -69,7 +69,7 @@ def load_sensitivities(path: str | os.PathLike[str], module: Module) -> Sensitiv
             there = "has no" if odd in wanted else "has an unknown"
             raise XbcError(f"{who}: it {there} layer {odd!r}; run xbc sensitivity on this model")
         layers = {layer.name: _layer(archive, layer.name, layer.body.shape, who) for layer in module.layers}
-    return Sensitivities(layers, sha, int(samples), loss, method, float(noise))
+    return Sensitivities(layers, loss, sha, int(samples), method, float(noise))
 
 
 def _header(archive: zipfile.ZipFile, name: str, path: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:

@@ -134,7 +134,7 @@ def test_sensitivities_of_another_model_are_refused() -> None:
     from xbc.targets import load_target
 
     module = import_model(CNN, load_target("gather-128")).module
-    module = parse_pipeline("quantize")[0].run(module, Context())
+    module = parse_pipeline("quantize")[0].run(module, Context()).module
     with pytest.raises(XbcError, match="xbc sensitivity"):
         grades_of(module, {layer.name: np.zeros((1, 1), np.float32) for layer in module.layers})
 

@@ -148,18 +148,17 @@ def test_faulty_cells_are_avoided_without_loss(chip: str, share: float, tmp_path
     name, settings = CHIPS[chip]
     target = faulty_chip(load_target(name, settings), share, 5)
     imported = import_model(MODELS / "digits_lstm.onnx", target)
-    context = Context()
-    plain = finish(run_pipeline(imported.module, parse_pipeline(pipeline(chip)), context).module)
+    plain = finish(run_pipeline(imported.module, parse_pipeline(pipeline(chip))).module)
     with pytest.raises(XbcError, match="faulty"):
         emit_program(plain, imported.host, tmp_path / "plain", provenance={})
-    module = LevelWear(epochs=8).run(plain, context)
-    emit_program(module, imported.host, tmp_path / "p.xbc", provenance={"facts": context.facts})
+    outcome = LevelWear(epochs=8).run(plain, Context())
+    module, facts = outcome.module, outcome.facts
+    emit_program(module, imported.host, tmp_path / "p.xbc", provenance={"facts": {"level-wear": facts}})
     report = verify_program(tmp_path / "p.xbc")
     assert report.ok, [str(p) for p in report.problems[:3]]
     codes = effective_codes(Case(tmp_path / "p.xbc").program)
     for layer in plain.layers:
         np.testing.assert_array_equal(codes[layer.name], layer.at(Programmed).effective_codes())
-    facts = context.facts["level-wear"]
     assert facts["sections_rearranged"] > 0
     assert (facts["weights_moved"] > 0) == (facts["sections_added"] > 0)
 
@@ -169,7 +168,7 @@ def test_wired_rows_move_to_another_crossbar() -> None:
     target = target.override({"routing": "fixed", "faulty": [[0, 3, 5, 1], [0, 7, 0, 0]]})
     module = import_model(MODELS / "digits_lstm.onnx", target).module
     plain = finish(run_pipeline(module, parse_pipeline(LEVELS[0]), Context()).module)
-    moved = LevelWear(epochs=4).run(plain, Context())
+    moved = LevelWear(epochs=4).run(plain, Context()).module
     check_module(moved)
     for a, b in zip(plain.layers, moved.layers, strict=True):
         np.testing.assert_array_equal(a.at(Programmed).effective_codes(), b.at(Programmed).effective_codes())

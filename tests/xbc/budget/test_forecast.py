@@ -27,7 +27,7 @@ from xbc.budget.trial import squared_errors
 from xbc.frontend import import_model
 from xbc.targets import load_target
 
-CNN = Path(__file__).parents[2] / "models" / "digits_cnn.onnx"
+CNN = Path(__file__).parents[3] / "models" / "digits_cnn.onnx"
 
 
 def placed(crossbars: int, target: str = "gather-128") -> Module:

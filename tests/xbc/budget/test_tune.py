@@ -17,7 +17,7 @@ from xbc.chip import verify_program
 from xbc.driver.compile import compile_model
 from xbc.simulate.data import DataSet
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[3] / "models"
 CNN = MODELS / "digits_cnn.onnx"
 
 

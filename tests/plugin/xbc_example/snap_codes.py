@@ -10,7 +10,7 @@ import numpy as np
 
 from ir.module import Layer, Module
 from ir.stages import Quantized
-from passes.base import Context, Pass, check
+from passes.base import Context, Outcome, Pass, check
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class SnapCodes(Pass):
     def __post_init__(self) -> None:
         check(0 <= self.bits <= 8, f"snap-codes: bits = {self.bits} is outside 0..8")
 
-    def run(self, module: Module, context: Context) -> Module:
+    def run(self, module: Module, context: Context) -> Outcome:
         """Rounds the codes of every layer."""
         bits = self.bits or module.target.extra_table(self.name, ChipTable).bits
         check(bits > 0, "snap-codes: say bits=1..8; the target has no table [extra.snap-codes] that does")
-        return module.with_layers([snapped(layer, 1 << bits) for layer in module.layers])
+        return Outcome(module.with_layers([snapped(layer, 1 << bits) for layer in module.layers]))
 
 
 def snapped(layer: Layer, step: int) -> Layer:

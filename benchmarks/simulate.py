@@ -39,11 +39,11 @@ from ir.target import Target
 from passes.encode_signs import encode
 from passes.place import contiguous
 from passes.sections import natural_sections
+from xbc.operators.window import window
 from xbc.simulate.analog import AnalogEngine
 from xbc.simulate.converters import Coding
 from xbc.simulate.devices import ChipTrial
 from xbc.simulate.engine import IntegerEngine
-from xbc.simulate.window import window
 from xbc.targets import load_target
 
 CODING = Coding(8, False)

@@ -18,19 +18,12 @@ from xbc.frontend.dataflow import layer_edges
 from xbc.frontend.host import detach_weights, host_sha256, numpy_dtype
 from xbc.frontend.matrices import FLOAT_TYPES, WIDEST_INTEGER, layer_body
 from xbc.frontend.normalise import normalise, unique
-from xbc.frontend.operators import (
-    COEFFICIENTS,
-    MisshapenError,
-    Refusal,
-    Weight,
-    coefficients,
-    find_weights,
-    products,
-)
 from xbc.frontend.read import read_model, walk_nodes
 from xbc.frontend.shapes import value_shapes
+from xbc.frontend.static_nodes import COEFFICIENTS, coefficients, find_weights
 from xbc.frontend.statics import Scope, bodies
 from xbc.frontend.tensors import element_count
+from xbc.operators import MisshapenError, Refusal, Weight, find
 
 HOST_FILE = "host.onnx"
 _FUSION = re.compile(r"(/(MatMulAddFusion|GemmTransposeFusion|MatmulTransposeFusion))+$")
@@ -198,7 +191,9 @@ class _Importer:
         shape_of = value_shapes(self.model)
         layers = []
         for layer, (node, weight) in zip(self.layers, self.found, strict=True):
-            origin = dataclasses.replace(layer.origin, products=products(node, weight, shape_of))
+            operator = find(node.domain, node.op_type)
+            assert operator is not None  # it found the weight
+            origin = dataclasses.replace(layer.origin, products=operator.products(node, weight, shape_of))
             layers.append(dataclasses.replace(layer, origin=origin))
         return layers, self.unmapped, [(layers[a].name, layers[b].name) for a, b in pairs]
 

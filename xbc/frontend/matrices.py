@@ -11,9 +11,9 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.stages import Body, Float, Quantized
 from xbc.frontend.grid import find_grid
-from xbc.frontend.operators import Weight
 from xbc.frontend.statics import Dequantised, Scope
 from xbc.frontend.weights import integer_range
+from xbc.operators import Weight
 
 FLOAT_TYPES = frozenset({"float32", "float16", "bfloat16", "float64"})
 WIDEST_INTEGER = 16

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import onnx
 import onnx.shape_inference
 
 from xbc.frontend.read import skeleton, walk_graphs
-
-Lookup = Callable[[str], Sequence[int | None] | None]
+from xbc.operators.definition import Lookup
 
 
 def value_shapes(model: onnx.ModelProto) -> Lookup:

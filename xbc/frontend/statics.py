@@ -21,6 +21,7 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from xbc.frontend.read import one_line
 from xbc.frontend.tensors import check_allocation, element_count, load_tensor
+from xbc.operators import attributes
 
 FOLDABLE = frozenset(
     {
@@ -33,11 +34,6 @@ FOLDABLE = frozenset(
 RESHAPING = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 LONGEST_EXPRESSION = 200
 """Nodes one constant may be made of (a chain of self-additions would double the work with every node)."""
-
-
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Attribute name -> Python value."""
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 @dataclass

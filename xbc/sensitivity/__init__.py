@@ -1,8 +1,8 @@
 """Sensitivities (SWIM): how much the loss curves along every crossbar weight.
 
-Modules: ``diagonal`` (the recursion over a model), ``graph`` (which nodes it crosses), ``elementwise``,
-``linear``, ``pooling``, ``reshaping``, ``normalising`` (its rule for each operator), ``storage`` (sens.npz),
-``noise`` (Monte-Carlo of programming errors).
+Modules: ``diagonal`` (the recursion over a model), ``graph`` (which nodes it crosses), ``storage`` (sens.npz),
+``noise`` (Monte-Carlo of programming errors).  The rule of each operator is with the operator, in
+``xbc.operators``.
 """
 
 from passes.inputs import Sensitivities

@@ -1,9 +1,9 @@
 """The diagonal second derivative of the loss in every crossbar weight.
 
-One forward pass by onnxruntime with its intermediate values kept, one backward pass with the rules of ``rules``:
-of the curvature (``recursion``: SWIM, arXiv 2202.08395) or of the gradient, squared sample by sample
-(``gradient``).  The mean square of the gradient of labels drawn from the model's own output is the Gauss-Newton
-diagonal, without the recursion's assumption that positions, branches and outputs are independent.
+One forward pass by onnxruntime with its intermediate values kept, one backward pass with the rules of
+``xbc.operators``: of the curvature (``recursion``: SWIM, arXiv 2202.08395) or of the gradient, squared sample by
+sample (``gradient``).  The mean square of the gradient of labels drawn from the model's own output is the
+Gauss-Newton diagonal, without the recursion's assumption that positions, branches and outputs are independent.
 
 Sensitivities are averages over samples, of ``d2 loss / d weight2`` with the weight in the model's own units (not
 codes).
@@ -24,9 +24,9 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from passes.inputs import Sensitivities
 from xbc.frontend import Imported, module_tensors
-from xbc.sensitivity.elementwise import SLOPES
+from xbc.operators import Operator, find
+from xbc.operators.step import Step, unbroadcast
 from xbc.sensitivity.graph import Plan, Region, make_plan
-from xbc.sensitivity.rules import Rule, Step, rules, unbroadcast
 from xbc.simulate.host import Port
 
 Loss = Literal["cross-entropy", "empirical", "squared"]
@@ -146,7 +146,6 @@ class _Engine:
             (o.version for o in model.host.opset_import if o.domain in ("", "ai.onnx")), default=17
         )
         self.plan: Plan = make_plan(self.graph, set(self.weights), strip_softmax=loss != "squared")
-        self.rules: dict[str, Rule] = rules()
         self.constants = {
             t.name: numpy_helper.to_array(t)
             for t in self.graph.initializer
@@ -274,7 +273,7 @@ class _Engine:
         step = self._step(at, values, curvature)
         if all(s is None for s in step.curvature):
             return
-        for name, found in zip(step.node.input, self.rules[step.node.op_type](step), strict=False):
+        for name, found in zip(step.node.input, _operator(step.node).backward(step), strict=False):
             if found is not None and name in self.plan.active:
                 _add(curvature, name, found)
         for name in step.node.output:
@@ -288,7 +287,9 @@ class _Engine:
         slopes: dict[str, Array] = {region.source: np.ones((), np.float32)}
         for at in region.nodes:
             step = self._step(at, values, {})
-            parts = SLOPES[step.node.op_type](step)
+            slopes_of = _operator(step.node).slopes
+            assert slopes_of is not None  # what makes a region
+            parts = slopes_of(step)
             total: Array | float = 0.0
             for name, part in zip(step.node.input, parts, strict=False):
                 if name in slopes:
@@ -297,6 +298,12 @@ class _Engine:
         slope = slopes[region.result]
         found = s * (np.square(slope) if self.power == 2 else slope)
         _add(curvature, region.source, unbroadcast(np.asarray(found), values[region.source].shape))
+
+
+def _operator(node: onnx.NodeProto) -> Operator:
+    found = find(node.domain, node.op_type)
+    assert found is not None  # make_plan looked
+    return found
 
 
 def _add(curvature: dict[str, Array], name: str, found: Array) -> None:

@@ -8,8 +8,7 @@ from typing import Final
 import onnx
 
 from ir.errors import XbcError
-from xbc.sensitivity.elementwise import SLOPES
-from xbc.sensitivity.rules import rules
+from xbc.operators import find, operators
 
 CLASSIFIER_TAILS: Final = frozenset(
     {"Softmax", "LogSoftmax", "QuantizeLinear", "DequantizeLinear", "Identity", "Cast"}
@@ -65,7 +64,6 @@ def make_plan(graph: onnx.GraphProto, weights: set[str], *, strip_softmax: bool)
         if any(name in reaching for name in node.output):
             reaching.update(name for name in node.input if name)
     active = forward & reaching
-    known = rules()
     used = [
         at
         for at, node in enumerate(graph.node)
@@ -73,10 +71,12 @@ def make_plan(graph: onnx.GraphProto, weights: set[str], *, strip_softmax: bool)
     ]
     for at in used:
         node = graph.node[at]
-        if node.op_type not in known or node.domain not in ("", "ai.onnx"):
+        operator = find(node.domain, node.op_type)
+        if operator is None or not operator.differentiable:
+            known = sorted(known.label for known in operators().values() if known.differentiable)
             raise XbcError(
                 f"sensitivity: node {node.name!r} is a {node.op_type}, through which no second derivative "
-                f"can be carried here; known operators: {', '.join(sorted(known))}"
+                f"can be carried here; known operators: {', '.join(known)}"
             )
     return _with_tensors(graph, Plan(logits, active, _steps(graph, active, used)))
 
@@ -109,13 +109,13 @@ def _regions(graph: onnx.GraphProto, active: set[str], used: list[int]) -> list[
     taken: set[int] = set()
     for at in reversed(used):
         node = graph.node[at]
-        if at in taken or node.op_type not in SLOPES or sum(n in active for n in node.input) < 2:
+        if at in taken or not _elementwise(node) or sum(n in active for n in node.input) < 2:
             continue
         members, frontier = {at}, {n for n in node.input if n in active}
         while len(frontier) > 1:
             last = max(frontier, key=lambda name: producer.get(name, -1))
             maker = producer.get(last, -1)
-            if maker < 0 or graph.node[maker].op_type not in SLOPES or not readers[last] <= members:
+            if maker < 0 or not _elementwise(graph.node[maker]) or not readers[last] <= members:
                 break
             members.add(maker)
             frontier = (frontier - {last}) | {n for n in graph.node[maker].input if n in active}
@@ -123,6 +123,11 @@ def _regions(graph: onnx.GraphProto, active: set[str], used: list[int]) -> list[
             regions.append(Region(tuple(sorted(members)), frontier.pop(), node.output[0]))
             taken |= members
     return regions
+
+
+def _elementwise(node: onnx.NodeProto) -> bool:
+    operator = find(node.domain, node.op_type)
+    return operator is not None and operator.slopes is not None
 
 
 def _with_tensors(graph: onnx.GraphProto, plan: Plan) -> Plan:

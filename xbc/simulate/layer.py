@@ -12,6 +12,7 @@ from ir.errors import XbcError
 from ir.module import Layer
 from ir.stages import Quantized
 from ir.target import CALIBRATED, Converters
+from xbc.operators.call import Columns
 from xbc.simulate.converters import Coding, InputScale, finite, fit_inputs
 from xbc.simulate.engine import AdcCounts, Multiplier
 
@@ -21,27 +22,6 @@ GOLDEN = 0.6180339887498949
 """Fractional parts of its multiples spread evenly over 0..1."""
 COUNTED_VECTORS = 64
 """Vectors of each calibration sample whose column sums are counted, unless a line holds more."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """How the inputs of a batch become the columns that a crossbar multiplies.
-
-    Fields:
-        arrange: (``[samples, ...]`` values, ``[]`` or ``[samples]`` what stands for zero in them, which lines)
-            to ``[groups, inputs, samples * lines * width]``, sample by sample.
-        lines: parts that a sample can be cut into.
-        width: vectors per line.
-    """
-
-    arrange: Callable[[Array, Array, slice], Array]
-    lines: int
-    width: int
-
-    @property
-    def vectors(self) -> int:
-        """Products per sample."""
-        return self.lines * self.width
 
 
 Counter = Callable[[Array, Coding], None]

@@ -18,10 +18,10 @@ from onnx import numpy_helper
 
 from ir.arrays import Array
 from ir.errors import XbcError
-from xbc.simulate import fused, recurrent
-from xbc.simulate.call import Call, attributes
+from xbc.operators import attributes, find
+from xbc.operators.call import Call
+from xbc.operators.definition import Simulation
 from xbc.simulate.layer import LayerSimulator
-from xbc.simulate.operators import OPERATORS, run
 
 Layers = Mapping[str, Mapping[int, LayerSimulator]]
 """Node name -> operand index -> layer."""
@@ -41,6 +41,7 @@ class Crossbar:
     """A node that runs on crossbars."""
 
     node: onnx.NodeProto
+    simulate: Simulation
     attrs: dict[str, Any]
     layers: Mapping[int, LayerSimulator]
     operands: tuple[str | None, ...]
@@ -102,7 +103,7 @@ class Partition:
                 values.update(zip(step.node.output, step.run(values), strict=True))
             else:
                 operands = [None if name is None else values[name] for name in step.operands]
-                made = run(Call(step.node, step.attrs, operands, step.layers))
+                made = step.simulate(Call(step.node, step.attrs, operands, step.layers))
                 values.update((n, v) for n, v in zip(step.node.output, made, strict=False) if n)
             for name in freed:
                 values.pop(name, None)
@@ -111,12 +112,11 @@ class Partition:
 
 def left_to_host(node: onnx.NodeProto) -> str | None:
     """Why a node with layers cannot be simulated (it then computes with ideal weights), or None."""
-    if (node.domain, node.op_type) not in OPERATORS:
+    operator = find(node.domain, node.op_type)
+    if operator is None or operator.simulate is None:
         name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         return f"operator {name} has no crossbar simulation"
-    if node.op_type in recurrent.GATES:
-        return recurrent.unsupported(node.op_type, attributes(node))
-    return fused.unsupported(node.op_type, attributes(node))
+    return operator.not_simulated(attributes(node))
 
 
 def partition(
@@ -179,7 +179,10 @@ def partition(
                 continue
             mine = layers[node.name]
             operands = tuple(None if not n or i in mine else n for i, n in enumerate(node.input))
-            steps.append(Crossbar(node, attributes(node), mine, operands))
+            operator = find(node.domain, node.op_type)
+            assert operator is not None
+            assert operator.simulate is not None  # left_to_host would have said so
+            steps.append(Crossbar(node, operator.simulate, attributes(node), mine, operands))
     kept = {name for step in steps for name in _needs(step)} | set(outputs)
     constants = {name: value for name, value in constants.items() if name in kept}
     return Partition(tuple(steps), constants, _frees(steps, outputs, constants), outputs, inputs, types.whole)

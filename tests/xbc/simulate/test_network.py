@@ -26,9 +26,8 @@ from tests.xbc.simulate.networks import (
     simulated,
     value,
 )
-from xbc.frontend.operators import _RULES
+from xbc.operators import operators, table
 from xbc.simulate.network import CrossbarSession, converter_settings
-from xbc.simulate.operators import OPERATORS
 from xbc.simulate.partition import Crossbar
 
 rng = np.random.default_rng(0)
@@ -282,7 +281,7 @@ def test_crossbars_inside_the_branches_of_an_if(tmp_path: Path) -> None:
 def test_what_cannot_be_simulated_is_named_and_ideal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every operator that the front end maps is simulated; a new one would first be missing from this table."""
     host, module = compiled(MODELS / "digits_cnn.onnx")
-    monkeypatch.delitem(OPERATORS, ("", "Gemm"))
+    monkeypatch.delitem(table._table(), ("", "Gemm"))
     session = CrossbarSession(host, module)
     gemms = [layer.name for layer in module.layers if layer.origin.op_type == "Gemm"]
     assert gemms
@@ -300,5 +299,6 @@ GPU_ONLY = {("com.microsoft", "GemmFastGelu"), ("com.microsoft", "FusedMatMulAct
 
 
 def test_every_mapped_operator_is_simulated() -> None:
-    expanded = {("com.microsoft", "Attention"), ("", "DeformConv")}
-    assert set(_RULES) == set(OPERATORS) | expanded | GPU_ONLY
+    for key, operator in operators().items():
+        ways = [operator.simulate is not None, operator.expand is not None, key in GPU_ONLY]
+        assert sum(ways) == (operator.weights is not None), key

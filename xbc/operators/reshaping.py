@@ -8,7 +8,8 @@ import numpy as np
 
 from ir.arrays import Array
 from ir.errors import XbcError
-from xbc.sensitivity.rules import Result, Rule, Step, unbroadcast
+from xbc.operators.definition import Operator, Rule
+from xbc.operators.step import Result, Step, unbroadcast
 
 
 def _reshape(step: Step) -> Result:
@@ -56,15 +57,6 @@ def _slice(step: Step) -> Result:
     return [out]
 
 
-def _gather(step: Step) -> Result:
-    x, index = step.value(0), step.value(1)
-    axis = int(step.attribute("axis", 0)) % x.ndim
-    out = np.zeros((x.shape[axis], *x.shape[:axis], *x.shape[axis + 1 :]), np.float32)
-    moved = np.moveaxis(step.s, list(range(axis, axis + index.ndim)), list(range(index.ndim)))
-    np.add.at(out, np.where(index < 0, index + x.shape[axis], index), moved)
-    return [np.moveaxis(out, 0, axis)]
-
-
 def _pad(step: Step) -> Result:
     if step.attribute("mode", "constant") != "constant":
         raise XbcError(
@@ -106,7 +98,7 @@ def _depth_to_space(step: Step) -> Result:
     return [s.transpose(perm).reshape(x.shape)]
 
 
-RULES: Final[dict[str, Rule]] = {
+_RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
     **dict.fromkeys(
         ("Shape", "ArgMax", "Equal", "Greater", "Less", "Not", "ConstantOfShape", "Size"), _nothing
@@ -114,9 +106,10 @@ RULES: Final[dict[str, Rule]] = {
     "Concat": _concat,
     "DepthToSpace": _depth_to_space,
     "Expand": _expand,
-    "Gather": _gather,
     "Pad": _pad,
     "Slice": _slice,
     "Split": _split,
     "Transpose": _transpose,
 }
+
+OPERATORS: Final = tuple(Operator(name, rule=rule) for name, rule in _RULES.items())

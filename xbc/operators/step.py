@@ -1,4 +1,4 @@
-"""The table of operator rules.
+"""One node of the backward pass of sensitivities.
 
 A rule carries the diagonal curvature backwards through one node: for ``y = f(x)`` and ``S_y`` (the diagonal
 second derivative of the loss in ``y``) it gives
@@ -14,7 +14,7 @@ and the correlation between the elements of ``y`` (the off-diagonal entries of i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,6 @@ class Step:
 
 
 Result = Sequence[Array | None]
-Rule = Callable[[Step], Result]
 
 
 def unbroadcast(s: Array, shape: tuple[int, ...]) -> Array:
@@ -92,10 +91,3 @@ def unbroadcast(s: Array, shape: tuple[int, ...]) -> Array:
         s = s.sum(axis=tuple(range(extra)))
     axes = tuple(i for i, (a, b) in enumerate(zip(s.shape, shape, strict=True)) if b == 1 and a != 1)
     return np.asarray(s.sum(axis=axes, keepdims=True) if axes else s)
-
-
-def rules() -> dict[str, Rule]:
-    """Operator name -> rule."""
-    from xbc.sensitivity import elementwise, linear, normalising, pooling, reshaping
-
-    return {**elementwise.RULES, **linear.RULES, **normalising.RULES, **pooling.RULES, **reshaping.RULES}

@@ -6,37 +6,38 @@ from typing import Final
 
 import numpy as np
 
-from xbc.sensitivity.linear import Window
-from xbc.sensitivity.rules import Result, Rule, Step
+from xbc.operators.definition import Operator, Rule
+from xbc.operators.offsets import Offsets
+from xbc.operators.step import Result, Step
 
 
 def _max_pool(step: Step) -> Result:
-    """The whole curvature goes to the (first) maximum of each window."""
+    """The whole curvature goes to the (first) maximum of each reach."""
     x, y = step.value(0), step.outputs[0]
-    window = Window(step, tuple(step.attribute("kernel_shape")))
-    padded = window.padded(x, -np.inf)
+    reach = Offsets(step, tuple(step.attribute("kernel_shape")))
+    padded = reach.padded(x, -np.inf)
     out = np.zeros(padded.shape, np.float32)
     open_ = np.ones(y.shape, bool)
-    for where in window.offsets():
+    for where in reach.offsets():
         hit = open_ & (padded[where] == y)
         out[where] += step.s * hit
         open_ &= ~hit
-    return [window.cropped(out)]
+    return [reach.cropped(out)]
 
 
 def _average_pool(step: Step) -> Result:
-    window = Window(step, tuple(step.attribute("kernel_shape")))
+    reach = Offsets(step, tuple(step.attribute("kernel_shape")))
     x = step.value(0)
     ones = np.ones((1, 1, *x.shape[2:]), np.float32)
-    counted = window.padded(ones, 1.0 if step.attribute("count_include_pad", 0) else 0.0)
-    count = np.zeros((1, 1, *window.out), np.float32)
-    for where in window.offsets():
+    counted = reach.padded(ones, 1.0 if step.attribute("count_include_pad", 0) else 0.0)
+    count = np.zeros((1, 1, *reach.out), np.float32)
+    for where in reach.offsets():
         count += counted[where]
     share = step.s / step.raised(count)
-    out = np.zeros(window.padded_shape(x.shape), np.float32)
-    for where in window.offsets():
+    out = np.zeros(reach.padded_shape(x.shape), np.float32)
+    for where in reach.offsets():
         out[where] += share
-    return [window.cropped(out)]
+    return [reach.cropped(out)]
 
 
 def _global_average_pool(step: Step) -> Result:
@@ -69,7 +70,7 @@ def _reduce(step: Step) -> Result:
     return [np.broadcast_to(step.s.reshape(keep) * share, x.shape)]
 
 
-RULES: Final[dict[str, Rule]] = {
+_RULES: Final[dict[str, Rule]] = {
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "GlobalAveragePool": _global_average_pool,
@@ -77,3 +78,5 @@ RULES: Final[dict[str, Rule]] = {
     "ReduceMean": _reduce,
     "ReduceSum": _reduce,
 }
+
+OPERATORS: Final = tuple(Operator(name, rule=rule) for name, rule in _RULES.items())

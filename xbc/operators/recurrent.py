@@ -5,29 +5,60 @@ Equations and gate orders: ONNX operator specification.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Final
 
 import numpy as np
+import onnx
 
 from ir.arrays import Array
-from xbc.simulate.activations import RECURRENT, recurrent_activations
-from xbc.simulate.call import Call
-from xbc.simulate.layer import Columns
+from ir.layout import Layout
+from xbc.operators.activations import RECURRENT, recurrent_activations
+from xbc.operators.call import Call, Columns
+from xbc.operators.definition import (
+    Attributes,
+    Found,
+    Lookup,
+    MisshapenError,
+    Operator,
+    Shapes,
+    Weight,
+    count,
+)
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 
 
-def unsupported(op_type: str, attrs: dict[str, Any]) -> str | None:
-    """Why a recurrent node cannot be simulated, None when it can."""
-    for name in attrs.get("activations", ()):
-        text = name.decode() if isinstance(name, bytes) else str(name)
-        if text.lower() not in RECURRENT:
-            return f"activation {text} of {op_type} is not simulated"
-    return None
+def _weights(attrs: Attributes, shapes: Shapes) -> Found:
+    """``W [directions, gates * hidden, inputs]`` and ``R [directions, gates * hidden, hidden]``."""
+    found: Found = []
+    for operand, suffix in ((1, "W"), (2, "R")):
+        shape = shapes[operand] if operand < len(shapes) else None
+        if shape is not None:
+            if len(shape) != 3:
+                raise MisshapenError(f"{suffix} of shape {list(shape)} must have 3 dimensions")
+            found.append(Weight(operand, Layout(shape, shape, (0, 1, 2), 2), shape[0], suffix=suffix))
+    return found
 
 
-def run_recurrent(call: Call) -> list[Array]:
+def _products(node: onnx.NodeProto, weight: Weight, shape_of: Lookup) -> int | None:
+    """One for every step of every sequence."""
+    return count(shape_of(node.input[0]), 2)
+
+
+def _not_simulated(op_type: str) -> Callable[[Attributes], str | None]:
+    def check(attrs: Attributes) -> str | None:
+        for name in attrs.get("activations", ()):
+            text = name.decode() if isinstance(name, bytes) else str(name)
+            if text.lower() not in RECURRENT:
+                return f"activation {text} of {op_type} is not simulated"
+        return None
+
+    return check
+
+
+def _run(call: Call) -> list[Array]:
     """Outputs Y, Y_h (and Y_c) of the node."""
     kind = call.node.op_type
     x = call.need(0)
@@ -173,3 +204,9 @@ class _Cell:
 
         y = layer.real(np.swapaxes(h, 0, 1), Columns(arrange, 1, 1))
         return np.asarray(y.reshape(len(h), -1, h.shape[1]).transpose(0, 2, 1))
+
+
+OPERATORS: Final = tuple(
+    Operator(name, weights=_weights, products=_products, simulate=_run, not_simulated=_not_simulated(name))
+    for name in GATES
+)

@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 
 from ir.arrays import Array
-from xbc.sensitivity.rules import Result, Rule, Step
+from xbc.operators.definition import Operator, Rule
+from xbc.operators.step import Result, Step
 
 
 def _softmax(step: Step) -> Result:
@@ -83,9 +84,11 @@ def _batch_normalization(step: Step) -> Result:
     return [step.s * step.raised(slope).reshape(1, -1, *([1] * (step.s.ndim - 2)))]
 
 
-RULES: Final[dict[str, Rule]] = {
+_RULES: Final[dict[str, Rule]] = {
     "Softmax": _softmax,
     "LayerNormalization": _layer_normalization,
     "InstanceNormalization": _instance_normalization,
     "BatchNormalization": _batch_normalization,
 }
+
+OPERATORS: Final = tuple(Operator(name, rule=rule) for name, rule in _RULES.items())

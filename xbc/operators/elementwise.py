@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from scipy import special
 
 from ir.arrays import Array
-from xbc.sensitivity.rules import Result, Rule, Step, unbroadcast
+from xbc.operators.definition import Operator, Slopes
+from xbc.operators.step import Result, Step
 
-Slopes = Callable[[Step], list[Array]]
-"""Derivatives of the output in each input, elementwise (broadcastable to the output); for inputs that are not
-differentiable (bounds of Clip, a cast's type) the list simply ends earlier."""
+
+def _special() -> Any:
+    from scipy import special  # a tenth of a second that reading a model need not wait for
+
+    return special
 
 
 def _relu(step: Step) -> list[Array]:
@@ -55,11 +56,11 @@ def _gelu(step: Step) -> list[Array]:
         t = np.tanh(c * (x + np.float32(0.044715) * x**3))
         return [0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + np.float32(3 * 0.044715) * x * x)]
     density = np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
-    return [np.asarray(0.5 * (1 + special.erf(x / np.sqrt(2))) + x * density)]
+    return [np.asarray(0.5 * (1 + _special().erf(x / np.sqrt(2))) + x * density)]
 
 
 def _softplus(step: Step) -> list[Array]:
-    return [np.asarray(special.expit(step.value(0)))]
+    return [np.asarray(_special().expit(step.value(0)))]
 
 
 def _sigmoid(step: Step) -> list[Array]:
@@ -69,7 +70,7 @@ def _sigmoid(step: Step) -> list[Array]:
 
 def _swish(step: Step) -> list[Array]:
     x, alpha = step.value(0), np.float32(step.attribute("alpha", 1.0))
-    gate = special.expit(alpha * x)
+    gate = _special().expit(alpha * x)
     return [np.asarray(gate + alpha * x * gate * (1 - gate))]
 
 
@@ -102,7 +103,7 @@ def _where(step: Step) -> list[Array]:
     return [np.zeros((), np.float32), condition.astype(np.float32), (~condition).astype(np.float32)]
 
 
-SLOPES: Final[dict[str, Slopes]] = {
+_SLOPES: Final[dict[str, Slopes]] = {
     "Abs": lambda step: [np.sign(step.value(0))],
     "Add": lambda step: [np.ones((), np.float32)] * 2,
     "Cast": _one,
@@ -133,15 +134,6 @@ SLOPES: Final[dict[str, Slopes]] = {
 }
 
 
-def _elementwise(step: Step) -> Result:
-    slopes = SLOPES[step.node.op_type](step)
-    out: list[Array | None] = [None] * len(step.inputs)
-    for i, slope in enumerate(slopes):
-        if i < len(step.inputs) and step.wanted[i]:
-            out[i] = unbroadcast(step.s * step.raised(slope), step.value(i).shape)
-    return out
-
-
 def _quantize(step: Step) -> Result:
     """Straight-through inside the range; rounding itself is taken as the identity."""
     x, scale = step.value(0), along(step, step.value(1))
@@ -167,8 +159,8 @@ def along(step: Step, parameter: Array) -> Array:
     return np.repeat(parameter, shape[axis] // parameter.shape[axis], axis=axis)  # blocked
 
 
-RULES: Final[dict[str, Rule]] = {
-    **dict.fromkeys(SLOPES, _elementwise),
-    "QuantizeLinear": _quantize,
-    "DequantizeLinear": _dequantize,
-}
+OPERATORS: Final = (
+    *(Operator(name, slopes=slopes) for name, slopes in _SLOPES.items()),
+    Operator("QuantizeLinear", rule=_quantize),
+    Operator("DequantizeLinear", rule=_dequantize),
+)

@@ -229,3 +229,60 @@ def position_of_journal(program: Program, state: State, number: int | None = Non
         done = np.zeros_like(done)
     inference = state.inference if number is None else number
     return Position("first" if inference == 0 else "steady", done)
+
+
+def misfits(program: Program, position: Position, levels: Array) -> Array:
+    """``[cells, 3]`` crossbar, row and column of cells that a chip at ``position`` cannot hold as read back.
+
+    Cells that a load writes which may have been begun can hold anything.
+    """
+    expected = start_levels(program, position.inference)
+    free = np.zeros(expected.shape, np.bool_)
+    begun, skip = position.uncertain(program), skipped_phase(position.inference)
+    for part in stream_loads(program):
+        owner = part.owner()
+        acts, bar = part.phase != skip, part.crossbar[owner]
+        done = acts & position.done[part.start : part.stop][owner]
+        expected[bar[done], part.row[done], part.column[done]] = part.after[done]  # the last write stays
+        open_ = acts & begun[part.start : part.stop][owner]
+        free[bar[open_], part.row[open_], part.column[open_]] = True
+    return np.argwhere((levels != expected) & ~free)
+
+
+def decide(
+    program: Program, state: State, number: int | None = None, levels: Array | None = None
+) -> tuple[Position, int]:
+    """(position, number of its inference) by journal, inference number and read-back together.
+
+    A journal whose last inference is whole does not say whether the next one had begun: its first loads leave no
+    record before they end.  The number or the read-back does.
+
+    Args:
+        number: of the inference that was going on, None where it is not known.
+        levels: ``[crossbars, rows, columns]`` uint8, what was read back, None without.
+    Raises: XbcError when they leave it open, or contradict each other.
+    """
+    last = state.inference
+    if number is None and levels is None and state.done.all() and len(state.done):
+        raise XbcError(
+            f"the journal ends inference {last}; whether inference {last + 1} had begun it does not say: give "
+            f"--number {last + 1} when it may have, --number {last} when not, or a read-back (--levels)"
+        )
+    tries = [last if number is None else number]
+    if number is None and state.done.all():
+        tries.append(last + 1)
+    wrong = None
+    for inference in tries:
+        position = position_of_journal(program, state, inference)
+        if levels is None:
+            return position, inference
+        found = misfits(program, position, checked_levels(program, levels))
+        if not len(found):
+            return position, inference
+        wrong = found if wrong is None or len(found) < len(wrong) else wrong
+    assert wrong is not None
+    bar, row, column = wrong[0].tolist()
+    raise XbcError(
+        f"the read-back does not fit the journal: {len(wrong)} cells that no begun load writes hold another level, "
+        f"first crossbar {bar}, row {row}, column {column}; repair them first (xbc readback)"
+    )

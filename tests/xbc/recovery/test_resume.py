@@ -13,7 +13,14 @@ from tests.xbc.cases import CHIPS, Case
 from tests.xbc.recovery.power_cuts import WAYS, begin, interrupted_inference
 from xbc.backend.stream import start_levels
 from xbc.recovery.journal import HEADER, RECORD, Journal, read_journal
-from xbc.recovery.resume import locate, position_from_read_back, position_of_journal, rest_of
+from xbc.recovery.resume import (
+    decide,
+    locate,
+    misfits,
+    position_from_read_back,
+    position_of_journal,
+    rest_of,
+)
 
 Cases = Callable[[str], Case]
 CUTS = 10
@@ -45,6 +52,36 @@ def test_a_chip_between_two_inferences_has_nothing_left(case: Cases, tmp_path: P
     assert list(rest_of(program, position)) == []
     found = locate(program, start_levels(program, "steady"), "first")
     assert found[-1].done.all()
+
+
+def test_a_cut_in_the_first_load_of_a_later_inference(case: Cases, tmp_path: Path) -> None:
+    """No record says that it began: the number or the read-back has to, and together they may not disagree."""
+    program = case("pairs").program
+    loads = program.total("loads")
+    begin(program, tmp_path / "j", 0, range(loads))
+    state = read_journal(tmp_path / "j", program)
+    with pytest.raises(
+        XbcError, match="give --number 1 when it may have, --number 0 when not, or a read-back"
+    ):
+        decide(program, state)
+    assert decide(program, state, 0)[0].done.all()
+    position, number = decide(program, state, 1)
+    assert (position.inference, number, int(position.done.sum())) == ("steady", 1, 0)
+    chip = start_levels(program, "steady")
+    assert decide(program, state, None, chip)[0].done.all()
+    ids, _, part = next(rest_of(program, position))
+    bar, stop = int(part.crossbar[0]), int(part.write_at[1]) // 2
+    assert ids[0] == 0
+    chip[bar, part.row[:stop], part.column[:stop]] = part.after[:stop]
+    position, number = decide(program, state, None, chip)
+    assert (position.inference, number, int(position.done.sum())) == ("steady", 1, 0)
+    assert position.uncertain(program)[0]
+    with pytest.raises(XbcError, match="does not fit the journal: .* cells that no begun load writes"):
+        decide(program, state, 0, chip)
+    chip[:, -1, -1] ^= 1
+    assert len(misfits(program, position, chip)) >= 1
+    with pytest.raises(XbcError, match=r"does not fit the journal.*repair them first"):
+        decide(program, state, None, chip)
 
 
 def test_a_foreign_state_fits_nowhere(case: Cases) -> None:

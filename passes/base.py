@@ -12,20 +12,15 @@ import dataclasses
 import math
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from ir.errors import XbcError
 from ir.module import Module
+from ir.progress import Progress, silent
 from ir.stages import Body
 from passes.inputs import Grade, Sensitivities
-
-Progress = Callable[[str, int, int], None]
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """Progress sink that shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class Context:
 
     seed: int = 0
     threads: int = 2
-    progress: Progress = _silent
+    progress: Progress = silent
     sensitivities: Sensitivities | None = None
     grades: Mapping[str, Grade] | None = None
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("ir", "passes", "xbc")
 # each room imports from those before it only
 ROOMS = (
-    "targets", "operators", "frontend", "backend", "chip", "export", "recovery", "schedule", "simulate",
+    "system", "targets", "operators", "frontend", "backend", "chip", "export", "recovery", "schedule", "simulate",
     "sensitivity", "rescale", "budget", "driver", "update", "training", "report", "cli",
 )  # fmt: skip
 LINES = 450

@@ -16,19 +16,15 @@ import onnx
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Host, Module
+from ir.progress import Progress, silent
 from ir.stages import Programmed
-from xbc.backend.directory import whole_directory
 from xbc.backend.manifest import files_in, read_manifest, seal
 from xbc.backend.order import LoadOrder, in_load_order, load_order
+from xbc.backend.program import Program
 from xbc.backend.rows import TableWriter, layer_rows, section_piece
 from xbc.backend.tables import GROUP_VALUES, HOST, MANIFEST, MODULE, file_of, open_table, table_of
 from xbc.backend.walk import COUNTS, Chunk, walk_module
-
-Progress = Callable[[str, int, int], None]
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """Progress sink that shows nothing."""
+from xbc.system.directory import whole_directory
 
 
 def emit_program(
@@ -38,8 +34,9 @@ def emit_program(
     *,
     provenance: Mapping[str, Any],
     counts: Mapping[str, Any] | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     overwrite: bool = True,
+    complete: Callable[[Program], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Writes a program directory, whole or not at all, and returns its manifest.
 
@@ -54,6 +51,8 @@ def emit_program(
         counts: what the compiler counted, for the manifest; JSON values.  The manifest's ``totals`` hold
             what the emitted tables add up to.
         overwrite: whether an earlier program there may be replaced; anything else never is.
+        complete: called with the program before it is sealed; may add files to its folder, and what it returns
+            is added to the manifest.
     Raises: XbcError when the module does not fit its target or the directory cannot be written.
     """
     directory = Path(directory)
@@ -70,7 +69,10 @@ def emit_program(
         with open_table(folder / file_of("layers"), "layers") as writer:
             writer.write_table(table_of("layers", layer_rows(module)))
         totals = _write_tables(module, order, folder, progress)
-        return seal(folder, _describe(module, totals, provenance, counts))
+        described = _describe(module, totals, provenance, counts)
+        if complete is not None:
+            described |= complete(Program(folder, described, module.target, {}))
+        return seal(folder, described)
 
 
 def _save_module(module: Module, folder: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ir.errors import XbcError
+
 MOST_KEPT = 200
 
 
@@ -33,7 +35,7 @@ class Problem:
         return f"{self.file}{where}: {self.message}"
 
 
-class Broken(Exception):  # noqa: N818 - not an error of xbc: it ends a replay that cannot go on
+class Broken(XbcError):  # noqa: N818 - a state of a program, found by its replay
     """The tables contradict their own structure; ``problems`` says where."""
 
     def __init__(self, *problems: Problem) -> None:

@@ -7,13 +7,14 @@ behind (every later inference).  When the second one ends as it began, a third i
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 
 from ir.arrays import Array
+from ir.progress import Progress, silent
 from ir.target import Target
 from xbc.backend.encodings import cell_weights
 from xbc.backend.problems import MOST_KEPT, Broken, Findings, Problem
@@ -37,8 +38,6 @@ from xbc.chip.kernels import (
     run_loads,
     settle,
 )
-
-Progress = Callable[[str, int, int], None]
 
 _IMAGE_BYTES = 1 << 24
 _CHUNK_WRITES = 1 << 21
@@ -67,10 +66,6 @@ _WORDING = {
 }
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    """Progress sink that shows nothing."""
-
-
 @dataclass(frozen=True)
 class Replay:
     """What a replay found.
@@ -91,7 +86,7 @@ class Replay:
     findings: Findings = field(repr=False)
 
 
-def replay(program: Program, progress: Progress = _silent) -> Replay:
+def replay(program: Program, progress: Progress = silent) -> Replay:
     """Replays the first inference and a steady one.
 
     Raises: Broken when the tables contradict their own structure so that a replay is impossible.

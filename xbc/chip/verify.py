@@ -6,18 +6,17 @@ from pathlib import Path
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from ir.progress import Progress, silent
 from passes.counting import wear_summary
 from xbc.backend.problems import Broken, Problem, Report
 from xbc.backend.program import Program, ProgramError
 from xbc.backend.tables import MODULE
 from xbc.chip.agreement import compare_with_module
 from xbc.chip.figures import Recount, check_replayed, check_stated, replayed_totals
-from xbc.chip.replay import Progress, _silent, replay
+from xbc.chip.replay import Replay, replay
 
 
-def verify_program(
-    folder: str | Path, progress: Progress = _silent, recount: Recount | None = None
-) -> Report:
+def verify_program(folder: str | Path, progress: Progress = silent, recount: Recount | None = None) -> Report:
     """Checks digests, structure, order and counts of a program and replays it on a virtual chip.
 
     Damaged files end the check: what cannot be trusted is not replayed.  Tables that replay well are compared
@@ -59,12 +58,10 @@ def verify_program(
     return Report(tuple(findings.kept), findings.count, facts)
 
 
-def effective_codes(program: Program, progress: Progress = _silent) -> dict[str, Array]:
-    """Layer name -> ``[outputs, inputs]`` int32: the codes that the replayed cells stand for.
+def sound_replay(program: Program, progress: Progress = silent) -> Replay:
+    """A replay without findings.
 
-    The weight is ``code * scale`` of the layers table.
-
-    Raises: XbcError when the replay finds a broken promise.
+    Raises: XbcError when it finds a broken promise.
     """
     try:
         run = replay(program, progress)
@@ -74,4 +71,14 @@ def effective_codes(program: Program, progress: Progress = _silent) -> dict[str,
         raise XbcError(
             f"{program.folder}: {run.findings.kept[0]}; xbc verify lists all, compile the model again"
         )
-    return run.codes
+    return run
+
+
+def effective_codes(program: Program, progress: Progress = silent) -> dict[str, Array]:
+    """Layer name -> ``[outputs, inputs]`` int32: the codes that the replayed cells stand for.
+
+    The weight is ``code * scale`` of the layers table.
+
+    Raises: XbcError when the replay finds a broken promise.
+    """
+    return sound_replay(program, progress).codes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ir.progress import Progress
 from xbc.cli import console
 from xbc.cli.fidelity import IDEAL, cost_line, fidelity_options, layer_lines, refuse_unused
 from xbc.cli.options import (
@@ -23,7 +24,6 @@ from xbc.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from passes.base import Progress
     from xbc.backend import Program
     from xbc.simulate.host import Model
     from xbc.simulate.memory import Batch

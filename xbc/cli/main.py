@@ -1,7 +1,7 @@
 """Entry point of ``xbc``: one lazy table of commands, and the one place where errors become exit codes.
 
-Exit codes: 0 done; 1 ``verify`` found a fault; 2 bad input (one sentence on stderr); 130 interrupted;
-70 a bug in xbc.
+Exit codes: 0 done; 1 ``verify`` found a fault; 2 bad input (one sentence on stderr); 130 interrupted, 143
+terminated (the line on stderr says which outputs stand complete); 70 a bug in xbc.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import importlib
 import os
 import signal
 import sys
-from types import FrameType
 from typing import Final, NoReturn, cast
 
 import click
+
+from xbc.system import interrupts
 
 COMMANDS: Final = {
     "compile": "xbc.cli.compile:command",
@@ -41,7 +42,6 @@ BAD_INPUT: Final = 2
 BUG: Final = 70
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
-TERMINATED: Final = 143
 
 
 class LazyGroup(click.Group):
@@ -87,16 +87,33 @@ def cli() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code; nothing escapes but bugs, which are shown whole."""
+    interrupts.begin()
     try:
-        return _run(arguments)
+        code = _run(sys.argv[1:] if arguments is None else arguments)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("xbc: interrupted", err=True)
-        return INTERRUPTED
+        code = INTERRUPTED
+    late = interrupts.pending()
+    if late is not None:  # also one that some library swallowed
+        code = INTERRUPTED if late == signal.SIGINT else interrupts.TERMINATED
+    if code in (INTERRUPTED, interrupts.TERMINATED):
+        word = "interrupted" if code == INTERRUPTED else "terminated"
+        whole = interrupts.placed()
+        what = (
+            f"; {', '.join(whole)} had been written and stands complete"
+            if whole
+            else "; no output was changed"
+        )
+        click.echo(f"xbc: {word}{what}", err=True)
+    return code
 
 
-def _run(arguments: list[str] | None) -> int:
+def _run(arguments: list[str]) -> int:
     from ir.errors import XbcError  # brings numpy: Ctrl-C meanwhile is an interruption like any other
 
+    for word in arguments:
+        if any("\ud800" <= c <= "\udfff" for c in word):
+            shown = word.encode("ascii", "backslashreplace").decode()
+            return _fail(f"{shown!r} is no UTF-8 text: rename the file, or give another name")
     try:
         result = cli.main(args=arguments, prog_name="xbc", standalone_mode=False)
         sys.stdout.flush()
@@ -140,11 +157,24 @@ def _fail(message: str) -> int:
     return BAD_INPUT
 
 
-def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(TERMINATED)  # unwinds, so half-written output is removed as on Ctrl-C
-
-
 def main() -> NoReturn:
     """Console script."""
-    signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(run())
+    interrupts.install()
+    _open_streams()
+    try:
+        code = run()
+    except (KeyboardInterrupt, SystemExit):  # one more, while the first was being said
+        code = INTERRUPTED if interrupts.pending() == signal.SIGINT else interrupts.TERMINATED
+    interrupts.ignore()
+    sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Standard streams that the caller has closed lead nowhere; else the next file would take their number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            empty = os.open(os.devnull, os.O_RDWR)
+            if empty != number:
+                os.dup2(empty, number)
+                os.close(empty)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for the whole run

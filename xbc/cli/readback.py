@@ -115,16 +115,12 @@ def _cells(deviations: Deviations, effect: Effect) -> list[dict[str, Any]]:
 
 
 def _write_repair(output: Path, table: Any) -> None:
-    import os
-
     import pyarrow.parquet as pq
 
-    partial = output.with_name(f".{output.name}.partial")
-    try:
+    from xbc.system.files import whole_file
+
+    with whole_file(output) as partial:
         pq.write_table(table, partial, compression="zstd")
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _evaluate(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ir.progress import Progress
 from xbc.cli import console
 from xbc.cli.fidelity import IDEAL, fidelity_options, refuse_unused
 from xbc.cli.options import (
@@ -24,10 +23,10 @@ from xbc.cli.options import (
     threads_option,
 )
 from xbc.cli.outputs import check_file
+from xbc.system.files import whole_file
 
 if TYPE_CHECKING:
     from ir.arrays import Array
-    from passes.base import Progress
     from xbc.backend import Program
     from xbc.simulate.memory import Batch
 
@@ -153,16 +152,7 @@ def write_npz(path: Path, arrays: dict[str, Array]) -> None:
     """The arrays as an .npz file that appears whole or not at all."""
     import numpy as np
 
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.absolute().parent)
-    try:
-        with os.fdopen(handle, "wb") as raw, zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
-            for key, array in arrays.items():
-                with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, array in arrays.items():
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)

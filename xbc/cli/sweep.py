@@ -23,6 +23,7 @@ from xbc.cli.options import (
     threads_option,
 )
 from xbc.cli.outputs import check_file
+from xbc.system.files import whole_file
 
 if TYPE_CHECKING:
     from xbc.simulate.sweep import Point
@@ -110,7 +111,8 @@ def command(
         for path in files
     ]
     for path, content in made:
-        write_whole(path, content)
+        with whole_file(path) as partial:
+            partial.write_bytes(content)
         console.note(f"wrote {path}", quiet)
     peak = peak_rss_bytes()
     if as_json:
@@ -135,14 +137,3 @@ def command(
 def _interval_name(point: Point) -> str:
     """What the interval of a sweep's table is of."""
     return "95 % interval of the drop" if point.drop_interval is not None else "95 % interval"
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """The file, which appears complete or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -15,10 +15,11 @@ import numpy as np
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
+from ir.progress import Progress
 from ir.stages import Body, Placed, Sectioned
 from ir.target import Target
 from ir.verify import check_module
-from passes.base import Context, Pass, Progress
+from passes.base import Context, Pass
 from passes.manager import Hook, Options, PassRecord, Run, finish, gather_facts, run_pipeline
 from passes.pairs import free_pairs
 from passes.pipeline import (

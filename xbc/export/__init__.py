@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from ir.progress import Progress, silent
 from ir.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from xbc.backend.program import Program
 
-    Progress = Callable[[str, int, int], None]
 
 __all__ = ["FORMATS", "INFERENCES", "Options", "Writer", "export_program", "load_format"]
 
@@ -39,10 +37,6 @@ FORMATS: Final = Registry(
 
 INFERENCES: Final = ("first", "steady")
 """The inference from blank cells, and every one after it."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Progress sink that shows nothing."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any, Final
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.target import Target
-from xbc.backend.directory import whole_directory
 from xbc.backend.manifest import file_digest, files_in
 from xbc.backend.program import Program
+from xbc.system.directory import whole_directory
 
 DESCRIPTION: Final = "export.json"
 KIND: Final = "xbc-export"

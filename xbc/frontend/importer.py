@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from xbc.frontend.static_nodes import COEFFICIENTS, coefficients, find_weights
 from xbc.frontend.statics import Scope, bodies
 from xbc.frontend.tensors import element_count
 from xbc.operators import MisshapenError, Refusal, Weight, find
+from xbc.system.scratch import scratch_folder
 
 HOST_FILE = "host.onnx"
 _FUSION = re.compile(r"(/(MatMulAddFusion|GemmTransposeFusion|MatmulTransposeFusion))+$")
@@ -58,7 +58,7 @@ def import_model(
     Raises: XbcError, one sentence, for anything wrong with the file.
     """
     source = read_model(path)
-    with _work_folder() as work:
+    with scratch_folder() as work:
         normal = normalise(source, Path(work), optimise=optimise)
         importer = _Importer(normal.model, normal.folder, Path(path))
         importer.scan(Scope(normal.model.graph, normal.folder, list(normal.model.opset_import)))
@@ -78,13 +78,6 @@ def import_model(
         unmapped=tuple(unmapped),
     )
     return Imported(module, normal.model, tuple(notes))
-
-
-def _work_folder() -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="xbc-")
-    except OSError as error:
-        raise XbcError(f"no folder for temporary files can be made ({error.strerror}): set TMPDIR") from None
 
 
 @dataclass

@@ -13,14 +13,14 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.faulty import FaultyCells
 from ir.module import Module
+from ir.progress import Progress, silent
 from ir.stages import Placed, Programmed
-from passes.base import Context, Progress
+from passes.base import Context
 from passes.counting import count_module
 from passes.level_wear import lifetimes
 from passes.solvers.levelling import choose, live
 from xbc.backend import Program
 from xbc.chip.wear import plan_of, program_wear
-from xbc.export import silent
 from xbc.schedule import Costs, Schedule, batch_curve, program_costs, schedule
 
 LAMBDAS: Final = (0.01, 0.03, 0.1, 0.3, 1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from ir.errors import XbcError
 from xbc.report.facts import Facts
 from xbc.report.page import comparison_page, report_page
 from xbc.report.plots import comparison, plots
+from xbc.system.files import whole_file
 
 
 def write_report(facts: Sequence[Facts], output: Path) -> int:
@@ -48,15 +48,6 @@ def _png(svg: str) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> int:
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        raise XbcError(f"cannot write {path}: the folder {parent} does not exist")
-    partial = parent / f".{path.name}.partial"
-    try:
+    with whole_file(path) as partial:
         partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        raise XbcError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return len(content)

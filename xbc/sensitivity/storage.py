@@ -14,6 +14,8 @@ from ir.arrays import F32
 from ir.errors import XbcError
 from ir.module import Module
 from passes.inputs import Sensitivities
+from xbc.sensitivity.diagonal import Sensitivities
+from xbc.system.files import whole_file
 
 SHA: Final = "__model_sha256__"
 SAMPLES: Final = "__samples__"
@@ -33,13 +35,8 @@ def save_sensitivities(sensitivities: Sensitivities, path: str | os.PathLike[str
         METHOD: np.array(sensitivities.method),
         NOISE: np.array(repr(float(sensitivities.noise))),
     }
-    half = path.with_name(path.name + ".part")
-    try:
-        with half.open("wb") as file:
-            np.savez(file, **meta, **sensitivities.layers)  # type: ignore[arg-type]
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez(file, **meta, **sensitivities.layers)  # type: ignore[arg-type]
 
 
 def load_sensitivities(path: str | os.PathLike[str], module: Module) -> Sensitivities:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ir.progress import Progress
 from xbc.simulate.fidelity import Reference, Simulation, score
-from xbc.simulate.host import Progress
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ import onnx
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
+from ir.progress import Progress
 from ir.target import CALIBRATED
 from xbc.simulate.analog import AnalogEngine
 from xbc.simulate.data import DataSet
 from xbc.simulate.devices import ChipTrial, is_ideal
-from xbc.simulate.host import HostSession, Model, Progress
+from xbc.simulate.host import HostSession, Model
 from xbc.simulate.memory import Batch, Budget, Store, peak_rss_bytes, release
 from xbc.simulate.metrics import Comparison
 from xbc.simulate.montecarlo import monte_carlo

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,12 @@ import onnxruntime as ort
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from ir.progress import Progress
 from xbc.frontend.read import one_line
 from xbc.simulate.exact import exact, has_products
 from xbc.simulate.memory import Batch, Budget, Pace, Store, release
+from xbc.system.scratch import scratch_folder
 
-Progress = Callable[[str, int, int], None]
 Model = onnx.ModelProto | str | os.PathLike[str]
 
 VALUES_PER_RUN = 2**20
@@ -296,7 +296,7 @@ def _open(
         return ort.InferenceSession(os.fspath(model), options, providers=providers)
     if sum(len(t.raw_data) for t in model.graph.initializer) < SIDE_FILE_BYTES:
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
-    with tempfile.TemporaryDirectory(prefix="xbc-") as folder:
+    with scratch_folder() as folder:
         path = Path(folder) / "model.onnx"
         _save_split(model, path)
         return ort.InferenceSession(str(path), options, providers=providers)

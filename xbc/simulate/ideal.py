@@ -10,10 +10,11 @@ import onnx
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.layout import Layout
+from ir.progress import Progress
 from xbc.frontend.host import host_with_weights
 from xbc.frontend.weights import codes_tensor
 from xbc.simulate.data import DataSet
-from xbc.simulate.host import HostSession, Model, Progress
+from xbc.simulate.host import HostSession, Model
 from xbc.simulate.memory import Batch, Budget
 from xbc.simulate.metrics import Comparison
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from ir.errors import XbcError
-from xbc.simulate.host import Progress
+from ir.progress import Progress
 
 LEAST_TRIALS = 3
 """An interval of fewer values is not worth stopping for."""

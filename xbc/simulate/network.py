@@ -12,6 +12,7 @@ import onnx
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Layer, Module
+from ir.progress import Progress
 from ir.stages import Programmed
 from ir.target import CALIBRATED, Converters, Target
 from xbc.frontend.weights import layer_tensor
@@ -19,7 +20,7 @@ from xbc.simulate.converters import Coding, InputScale, check_converters
 from xbc.simulate.engine import IntegerEngine
 from xbc.simulate.exact import exact
 from xbc.simulate.expand import expand
-from xbc.simulate.host import HostSession, Port, Progress, _port
+from xbc.simulate.host import HostSession, Port, _port
 from xbc.simulate.layer import Extremes, LayerSimulator, Signal
 from xbc.simulate.memory import Batch
 from xbc.simulate.partition import Partition, branch_nodes, input_grid, left_to_host, partition

@@ -15,8 +15,8 @@ import onnx
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
+from ir.progress import Progress
 from ir.stages import Quantized
-from passes.base import Progress
 from xbc.backend import Program
 from xbc.chip import effective_codes
 from xbc.simulate.data import DataSet, load_data

@@ -16,9 +16,9 @@ import onnx
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
+from ir.progress import Progress
 from ir.target import Converters, Target
 from xbc.simulate.fidelity import Reference, Settings, Simulation, evaluate
-from xbc.simulate.host import Progress
 from xbc.simulate.memory import Batch
 from xbc.simulate.network import Ranges
 

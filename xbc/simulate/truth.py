@@ -11,17 +11,13 @@ from ir.arrays import Array
 from ir.cells import CellFormat
 from ir.errors import XbcError
 from ir.module import Layer, Module, Origin
+from ir.progress import Progress, silent
 from ir.stages import UNUSED, Programmed, lowest_outputs
 from xbc.backend.program import LayerRow, Program
 from xbc.chip import effective_codes
-from xbc.chip.replay import Progress
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    """Progress sink that shows nothing."""
-
-
-def replayed_module(program: Program, progress: Progress = _silent) -> Module:
+def replayed_module(program: Program, progress: Progress = silent) -> Module:
     """The layers as they stand in the cells.
 
     The virtual chip replays every write first; it compares the cells after each load with the levels that

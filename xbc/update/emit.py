@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
-from passes.base import Progress
+from ir.progress import Progress, silent
 from xbc.update.accumulator import FRACTION_BITS, check_threshold
 from xbc.update.graph import check_same_graph
 from xbc.update.plan import LayerUpdate, as_measured, check_same_network, update_module
@@ -50,10 +50,6 @@ class Updated:
     facts: dict[str, Any]
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    """Progress sink that shows nothing."""
-
-
 def update_program(
     deployed: str | os.PathLike[str],
     model: str | os.PathLike[str],
@@ -61,7 +57,7 @@ def update_program(
     *,
     threshold: float = 1.0,
     measured: str | os.PathLike[str] | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Updated:
     """Writes the delta program that turns ``deployed`` into the new version of its model.
 
@@ -79,10 +75,7 @@ def update_program(
     Raises: XbcError for a model of another graph or shape, a threshold of 0 or less, a damaged program.
     """
     from xbc.backend import Program, emit_program
-    from xbc.backend.directory import whole_directory
-    from xbc.backend.manifest import seal
-    from xbc.backend.tables import MANIFEST
-    from xbc.chip import replay
+    from xbc.chip.verify import sound_replay
     from xbc.driver.compile import check_output
     from xbc.driver.summary import count_all
     from xbc.frontend import import_model
@@ -98,7 +91,7 @@ def update_program(
     _check_scales(module, imported.module)
     check_same_network(module, imported.module)
     check_same_graph(onnx.load_from_string(old.host_bytes()), imported.host)
-    before = _end_state(old, replay, progress)
+    before = np.asarray(sound_replay(old, progress).chip.levels)
     if measured is not None:
         from xbc.recovery.readback import read_levels
 
@@ -112,46 +105,32 @@ def update_program(
         ["xbc", "update", old.folder.name, Path(model).name, "--threshold", f"{threshold:g}"]
         + ([] if measured is None else ["--measured", Path(measured).name])
     )
-    with whole_directory(directory, lambda there: None) as folder:
-        whole = folder / "program"
-        host = module.host
-        done = _with_model(done, imported.module.host.model_sha256)
-        manifest = emit_program(
-            done, imported.host, whole, provenance=provenance, counts=count_all(done), progress=progress
-        )
-        after = _end_state(Program.open(whole), replay, progress)
-        (whole / MANIFEST).unlink()
-        for item in sorted(whole.iterdir()):
-            item.rename(folder / item.name)
-        whole.rmdir()
-        changed = _write_cells(folder / WRITES, before, after)
-        _save_accumulators(folder / ACCUMULATORS, module, updates)
-        facts = _facts(module, updates, accumulated, changed, threshold, old.manifest, manifest)
+    facts: dict[str, Any] = {}
+
+    def complete(whole: Program) -> dict[str, Any]:
+        after = sound_replay(whole, progress).chip.levels
+        changed = _write_cells(whole.folder / WRITES, before, after)
+        _save_accumulators(whole.folder / ACCUMULATORS, module, updates)
         previous = old.manifest.get("update") or {}
-        manifest = {
-            key: value
-            for key, value in manifest.items()
-            if key not in ("files", "self_sha256", "format", "format_version")
-        }
-        manifest["update"] = {
-            "version": int(previous.get("version", 1)) + 1,
+        facts["version"] = int(previous.get("version", 1)) + 1
+        facts.update(_facts(module, updates, accumulated, changed, threshold, old.manifest, whole.manifest))
+        update = {
+            "version": facts["version"],
             "from_manifest": old.manifest["self_sha256"],
-            "from_model": host.model_sha256,
+            "from_model": module.host.model_sha256,
             "threshold": threshold,
             "fraction_bits": FRACTION_BITS,
             **{k: facts[k] for k in ("weights", "weights_written", "set", "reset", "cells_written")},
         }
-        seal(folder, manifest)
-    return Updated(
-        directory,
-        {
-            "deployed": str(deployed),
-            "model": Path(model).name,
-            "output": str(directory),
-            "version": manifest["update"]["version"],
-            **facts,
-        },
-    )
+        return {"update": update}
+
+    done = _with_model(done, imported.module.host.model_sha256)
+    emit_program(
+        done, imported.host, directory, provenance=provenance, counts=count_all(done), progress=progress,
+        complete=complete,
+    )  # fmt: skip
+    given = {"deployed": str(deployed), "model": Path(model).name, "output": str(directory)}
+    return Updated(directory, {**given, **facts})
 
 
 def _check_scales(module: Module, new: Module) -> None:
@@ -172,16 +151,6 @@ def _check_scales(module: Module, new: Module) -> None:
 
 def _with_model(module: Module, sha256: str) -> Module:
     return dataclasses.replace(module, host=dataclasses.replace(module.host, model_sha256=sha256))
-
-
-def _end_state(program: Any, replay: Any, progress: Progress) -> Array:
-    """``[crossbars, rows, columns]`` levels at the end of an inference, from the program's files."""
-    run = replay(program, progress)
-    if run.findings.count:
-        raise XbcError(
-            f"{program.folder}: {run.findings.kept[0]}; xbc verify lists all, compile the model again"
-        )
-    return np.asarray(run.chip.levels)
 
 
 def _write_cells(path: Path, before: Array, after: Array) -> tuple[int, int]:

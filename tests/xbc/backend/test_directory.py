@@ -114,7 +114,7 @@ def test_ctrl_c_while_a_folder_is_removed_leaves_nothing(
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("xbc.backend.directory.shutil.rmtree", interrupted)
+    monkeypatch.setattr("xbc.system.directory.shutil.rmtree", interrupted)
     if fails:
         monkeypatch.setattr("xbc.backend.emit._write_tables", fail)
     with pytest.raises(KeyboardInterrupt):

@@ -76,7 +76,7 @@ def test_a_cut_in_the_first_load_of_a_later_inference(case: Cases, tmp_path: Pat
     position, number = decide(program, state, None, chip)
     assert (position.inference, number, int(position.done.sum())) == ("steady", 1, 0)
     assert position.uncertain(program)[0]
-    with pytest.raises(XbcError, match="does not fit the journal: .* cells that no begun load writes"):
+    with pytest.raises(XbcError, match=r"does not fit the journal: .* cells that no begun load writes"):
         decide(program, state, 0, chip)
     chip[:, -1, -1] ^= 1
     assert len(misfits(program, position, chip)) >= 1

@@ -9,15 +9,20 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 from ir.errors import XbcError
+from xbc.system.interrupts import Held, place
 
 try:
     import fcntl
 except ImportError:  # no advisory locks on this system: leftovers stay until someone removes them
     fcntl = None  # type: ignore[assignment]
 
-_CURES = {
+SEALED: Final = {"manifest.json": b'"xbc-program"', "export.json": b'"xbc-export"'}
+"""Files that list every other one of their folder, and the kind that they say."""
+_MARK_BYTES: Final = 1 << 26
+_CURES: Final = {
     errno.ENOSPC: "free some space or choose another destination",
     errno.EDQUOT: "free some space or choose another destination",
     errno.EACCES: "choose a destination that you may write to",
@@ -44,27 +49,48 @@ def whole_directory(destination: Path, replaceable: Callable[[Path], None]) -> I
     """
     destination = Path(os.path.realpath(destination))
     parent = destination.parent
+    check_outside(parent)
+    work: Path | None = None
+    lock: int | None = None
     try:
         _clean(destination)
         if destination.is_symlink() or destination.exists():
             replaceable(destination)
-        work = Path(tempfile.mkdtemp(prefix=_prefix(destination, "partial"), dir=parent))
-        lock = _lock(work)
         try:
-            work.chmod(0o777 & ~_umask())
+            with Held():
+                work = Path(tempfile.mkdtemp(prefix=_prefix(destination, "partial"), dir=parent))
+                lock = lock_folder(work)
+                work.chmod(0o777 & ~umask())
             yield work
             _sync(work)
-            _swap(work, destination)
-        except BaseException:
-            _remove(work)
-            raise
+            with Held():
+                _swap(work, destination)
         finally:
+            if work is not None and work.exists():
+                remove_folder(work)
             if lock is not None:
                 os.close(lock)
     except OSError as error:
-        cure = _CURES.get(error.errno or 0, "check the destination and try again")
-        reason = os.strerror(error.errno) if error.errno else error  # pyarrow wraps it in words of its own
-        raise XbcError(f"cannot write {destination}: {reason}; {cure}") from error
+        raise cannot_write(destination, error) from error
+
+
+def check_outside(folder: Path) -> None:
+    """Raises XbcError when ``folder`` lies in a program or an export, which a further file would break."""
+    for inside in (folder, *folder.parents):
+        for name, mark in SEALED.items():
+            with contextlib.suppress(OSError), (inside / name).open("rb") as stream:
+                if mark in stream.read(_MARK_BYTES):
+                    raise XbcError(
+                        f"cannot write into {inside}: it is a program or an export, which a further file would break; "
+                        f"choose another destination"
+                    )
+
+
+def cannot_write(destination: Path, error: OSError) -> XbcError:
+    """The sentence about an output that the operating system refuses, with its cure."""
+    cure = _CURES.get(error.errno or 0, "check the destination and try again")
+    reason = os.strerror(error.errno) if error.errno else error  # pyarrow wraps it in words of its own
+    return XbcError(f"cannot write {destination}: {reason}; {cure}")
 
 
 def _prefix(destination: Path, kind: str) -> str:
@@ -75,10 +101,11 @@ def _swap(work: Path, destination: Path) -> None:
     """Renames ``work`` to ``destination``; what stood there is removed only afterwards."""
     if not destination.exists():
         work.rename(destination)
+        place(destination)
         _sync_one(destination.parent)
         return
     previous = Path(tempfile.mkdtemp(prefix=_prefix(destination, "previous"), dir=destination.parent))
-    lock = _lock(previous)
+    lock = lock_folder(previous)
     try:
         destination.rename(previous / destination.name)
         try:
@@ -86,21 +113,23 @@ def _swap(work: Path, destination: Path) -> None:
         except BaseException:
             (previous / destination.name).rename(destination)
             raise
+        place(destination)
         _sync_one(destination.parent)
     finally:
         if destination.exists():
-            _remove(previous)
+            remove_folder(previous)
         if lock is not None:
             os.close(lock)
 
 
-def _remove(folder: Path) -> None:
-    """Removes a folder; Ctrl-C meanwhile is passed on when that is done."""
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+def remove_folder(folder: Path) -> None:
+    """Removes a folder; an interruption meanwhile is passed on when that is done."""
+    with Held():
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _clean(destination: Path) -> None:
@@ -109,7 +138,7 @@ def _clean(destination: Path) -> None:
         return
     for kind in ("previous", "partial"):
         for old in sorted(destination.parent.glob(_glob_escape(_prefix(destination, kind)) + "*")):
-            lock = _lock(old)
+            lock = lock_folder(old)
             if lock is None:
                 continue
             try:
@@ -125,7 +154,7 @@ def _glob_escape(text: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in text)
 
 
-def _lock(path: Path) -> int | None:
+def lock_folder(path: Path) -> int | None:
     """File descriptor holding the only lock of a directory, None when somebody else has it."""
     if fcntl is None:
         return None
@@ -138,7 +167,8 @@ def _lock(path: Path) -> int | None:
     return descriptor
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The mode bits that new files do not get."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

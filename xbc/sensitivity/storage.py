@@ -14,7 +14,6 @@ from ir.arrays import F32
 from ir.errors import XbcError
 from ir.module import Module
 from passes.inputs import Sensitivities
-from xbc.sensitivity.diagonal import Sensitivities
 from xbc.system.files import whole_file
 
 SHA: Final = "__model_sha256__"

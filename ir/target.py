@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ir.cells import ENCODINGS
 from ir.errors import XbcError
 from ir.faulty import FaultyCells
+from ir.memory import Memory
 
 T = TypeVar("T")
 
@@ -193,6 +194,7 @@ class Target:
     converters: Converters = field(default_factory=Converters)
     device: Device = field(default_factory=Device)
     area: Area = field(default_factory=Area)
+    memory: Memory = field(default_factory=Memory)
     extra: str | None = None
 
     def __post_init__(self) -> None:
@@ -213,7 +215,7 @@ class Target:
             )
         if not 0 < self.endurance < float("inf"):
             raise self._bad("endurance", f"= {self.endurance} must be positive and finite")
-        for section in (self.write, self.read, self.converters, self.device, self.area):
+        for section in (self.write, self.read, self.converters, self.device, self.area, self.memory):
             table = type(section).__name__.lower()
             for f in dataclasses.fields(section):
                 value = getattr(section, f.name)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from xbc.cli import console
+from xbc.cli.cost import cost_table
 from xbc.cli.options import (
     json_option,
     pipeline_options,
@@ -158,6 +159,7 @@ def print_summary(facts: dict[str, Any]) -> None:
             f"{step['seconds']:.2f}",
         )
     out.print(passes, "")
+    out.print(cost_table(facts["cost"]), "")
     writes = console.table("Cell writes", "", "per inference", "natural / this", "first deployment")
     for kind, meaning in FOUR_COUNTS.items():
         steady = facts["writes"][kind]
@@ -186,13 +188,7 @@ def print_summary(facts: dict[str, Any]) -> None:
         ", ".join(console.figure(wear[k]) for k in ("max", "p99", "mean")),
     )
     rest.add_row("lifetime of the worst cell, inferences", console.count(facts["lifetime_inferences"]))
-    rest.add_row("energy of writing per inference", console.quantity(facts["energy_pj"], "pJ"))
-    rest.add_row("time of writing per inference", console.quantity(facts["time_ns"], "ns"))
     reads = facts["reads"]
-    more = reads["per_inference"] != reads["natural"]["per_inference"]
-    for what, key, unit in (("energy", "energy_pj", "pJ"), ("time", "time_ns", "ns")):
-        usual = f" (natural order {console.quantity(reads['natural'][key], unit)})" if more else ""
-        rest.add_row(f"{what} of reading per inference", console.quantity(reads[key], unit) + usual)
     if reads["phases"] != facts["sections"]:
         rest.add_row(
             "reads per section and product", f"{reads['phases'] / facts['sections']:.1f} (one per output)"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from ir.arrays import Array
+from ir.faulty import FaultyCells
 from ir.module import Layer, Module
 from ir.stages import Placed, Programmed, Sectioned
 from ir.target import Target
 from passes.counting import count_module, natural_module
-from xbc.schedule.costs import read_costs, write_costs
+from passes.manager import finish
+from xbc.schedule.costs import module_costs, read_costs, write_costs
+from xbc.schedule.maps import layer_map_bits
+from xbc.schedule.timeline import by_step
+from xbc.schedule.whole import cost_facts
 
 
 def count_all(module: Module) -> dict[str, Any]:
@@ -30,6 +36,12 @@ def count_all(module: Module) -> dict[str, Any]:
     scheduled = _exact(module)
     exact = emitted if scheduled is None else count_module(scheduled)
     wear = emitted.wear_summary()
+    weights, crossbars = module.weights, module.target.crossbars
+    unfaulty = dataclasses.replace(
+        in_natural_order, target=dataclasses.replace(module.target, faulty=FaultyCells())
+    )
+    natural_cost = module_costs(finish(unfaulty))
+    emitted_cost = module_costs(module)
     return {
         "weights": module.weights,
         "layers": len(module.layers),
@@ -43,6 +55,10 @@ def count_all(module: Module) -> dict[str, Any]:
         "wear": wear,
         "lifetime_inferences": module.target.endurance / wear["max"] if wear["max"] else None,
         "row_map_bytes": row_map_bytes(module),
+        "cost": {
+            "natural": cost_facts(natural_cost, crossbars, weights, int(natural.wear.max(initial=0))),
+            "emitted": cost_facts(emitted_cost, crossbars, weights, int(emitted.wear.max(initial=0))),
+        },
         "reads": {**read_facts(module), "natural": read_facts(in_natural_order)},
         "unmapped": [
             {"node": u.node, "op_type": u.op_type, "weights": u.weights, "reason": u.reason}
@@ -70,28 +86,9 @@ def _exact(module: Module) -> Module | None:
 
 
 def row_map_bytes(module: Module) -> int:
-    """Bytes of the row -> input maps that the hardware has to hold.
-
-    A section whose driven rows take consecutive inputs needs its first input only; any other needs one
-    index per driven row.  An index of a layer with n inputs takes ceil(log2 n) bits; where rows have outputs of
-    their own, every driven row also holds its output's index.  Each layer is rounded up to bytes.
-    """
-    return sum(_layer_map_bytes(layer.at(Sectioned)) for layer in module.layers)
-
-
-def _layer_map_bytes(body: Sectioned) -> int:
-    index_bits = max(1, (body.shape[1] - 1).bit_length())
-    indices = 0
-    chunk = max(1, 2**22 // max(1, body.rows))
-    for start in range(0, body.sections, chunk):
-        inputs = body.inputs[start : start + chunk]
-        driven = inputs >= 0
-        run = np.all(~driven | (inputs - inputs[:, :1] == np.arange(body.rows)), axis=1) & driven[:, 0]
-        indices += int(np.where(run, 1, driven.sum(axis=1)).sum())
-    bits = indices * index_bits
-    if body.row_outputs is not None:
-        bits += int(np.count_nonzero(body.row_outputs >= 0)) * max(1, (body.shape[0] - 1).bit_length())
-    return -(-bits // 8)
+    """Bytes of the row -> input maps that the hardware has to hold (``layer_map_bits``), each layer rounded up."""
+    routing = module.target.routing
+    return sum(-(-int(layer_map_bits(layer.at(Sectioned), routing).sum()) // 8) for layer in module.layers)
 
 
 def read_facts(module: Module) -> dict[str, Any]:
@@ -117,7 +114,7 @@ def read_facts(module: Module) -> dict[str, Any]:
         "phases": phases,
         "per_inference": per_inference,
         "energy_pj": energy,
-        "time_ns": _by_step(np.concatenate(steps), np.concatenate(times)),
+        "time_ns": by_step(np.concatenate(steps), np.concatenate(times)),
     }
 
 
@@ -134,16 +131,5 @@ def write_cost(
         step, set_, reset: ``[loads]``: time step, cells raised, cells lowered.
         set_verified, reset_verified: ``[loads]``: how many of these get write-verify.
     """
-    if not len(step):
-        return 0.0, 0.0
     energy, duration = write_costs(target, set_, reset, set_verified, reset_verified)
-    return float(energy.sum()), _by_step(step, duration)
-
-
-def _by_step(step: Array, duration: Array) -> float:
-    """Sum over the steps of the longest duration in each."""
-    if not len(step):
-        return 0.0
-    order = np.argsort(step, kind="stable")
-    starts = np.flatnonzero(np.diff(step[order], prepend=-1))
-    return float(np.maximum.reduceat(duration[order], starts).sum())
+    return float(energy.sum()), by_step(step, duration)

@@ -136,6 +136,58 @@ def encode(
 
 
 @njit(cache=True, nogil=True)
+def _varint_bytes(value: int) -> int:
+    size = 1
+    while value >= 128:
+        value >>= 7
+        size += 1
+    return size
+
+
+@njit(cache=True, nogil=True)
+def _steady_bytes(
+    crossbar: Any, steps: Any, write_at: Any, cell: Any, phase: Any, verify: Any, level_bits: int, sizes: Any
+) -> None:
+    for i in range(crossbar.shape[0]):
+        a, b = write_at[i], write_at[i + 1]
+        verified = writes = 0
+        for w in range(a, b):
+            if phase[w] != 1:
+                writes += 1
+                verified += verify[w]
+        tail = level_bits + (1 if 0 < verified < writes else 0)
+        size, bits = 1 + 4 + _varint_bytes(crossbar[i]) + _varint_bytes(steps[i]), 0
+        for which in (0, 2):
+            count, k = _rice_parameter(cell, phase, a, b, which)
+            if not count:
+                continue
+            size += _varint_bytes(count) + 1
+            last = -1
+            for w in range(a, b):
+                if phase[w] == which:
+                    bits += ((cell[w] - last - 1) >> k) + 1 + k + tail
+                    last = cell[w]
+        size += (bits + 7) >> 3
+        sizes[i] = size + _varint_bytes(size)
+
+
+def steady_bytes(
+    crossbar: Array, steps: Array, write_at: Array, cell: Array, phase: Array, verify: Array, level_bits: int
+) -> Array:
+    """``[n]`` int64 sizes of the records that a controller reads in a steady inference.
+
+    They are those of ``encode`` without writes of the first inference only, and with the CRC-32 of the steady one.
+    Arguments as for ``encode``.
+    """
+    sizes = np.zeros(len(crossbar), np.int64)
+    _steady_bytes(
+        crossbar.astype(np.int64), steps.astype(np.int64), write_at.astype(np.int64), cell, phase, verify, level_bits,
+        sizes,
+    )  # fmt: skip
+    return sizes
+
+
+@njit(cache=True, nogil=True)
 def _get_varint(raw: Any, at: int, end: int) -> tuple[int, int]:
     value, shift = 0, 0
     while at < end and shift < 63:

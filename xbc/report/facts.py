@@ -146,6 +146,7 @@ def _layers(program: Program, module: Module, costs: Costs) -> list[dict[str, An
             ("reset", loads["reset"]),
             ("write_pj", costs.write_pj),
             ("read_pj", costs.read_pj * costs.products[costs.layer]),
+            ("fetch_pj", costs.memory.pj_per_bit(costs.fetched_bits) * (costs.map_bits + costs.program_bits)),
         )
     }
     out = []

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, Final
 
+from xbc.report.cost import whole_cost
 from xbc.report.facts import Facts, rms_error
 from xbc.report.plots import comparison, plots
 from xbc.report.svg import DARK, LIGHT, Drawing, rules, short, si
@@ -107,6 +108,7 @@ def report_page(facts: Facts) -> str:
         f"{target['rows']} x {target['columns']} cells, {target['bits_per_cell']} bit(s) per cell"
     )
     body = [
+        whole_cost(manifest),
         _cards(facts),
         _loss(facts),
         "<h2>Plots</h2>",
@@ -226,7 +228,8 @@ def _figures(facts: Facts) -> list[tuple[str, str, str, float | None]]:
     note = f"of all crossbar time: {use['write']:.1%} writing, {use['read']:.1%} reading"
     add("busy", use["write"] + use["read"], note, f"{use['write'] + use['read']:.1%}")
     path = one.critical_write_ns / one.latency_ns if one.latency_ns else 0.0
-    add("critical path", path, "is writing; the rest is reading", f"{path:.0%}")
+    fetch = one.critical_fetch_ns / one.latency_ns if one.latency_ns else 0.0
+    add("critical path", path, f"is writing, {fetch:.0%} fetching; the rest is reading", f"{path:.0%}")
     if counts.get("row_map_bytes") is not None:
         add("row maps", counts["row_map_bytes"], "held by the hardware", si(counts["row_map_bytes"], "B"))
     return out
@@ -240,6 +243,7 @@ def summary(facts: Facts) -> dict[str, Any]:
         "target": facts.manifest["target"]["name"],
         "writes": facts.writes,
         "totals": facts.manifest["totals"],
+        "cost": (facts.manifest.get("counts") or {}).get("cost"),
         "rms_code_error": rms_error(facts.layers),
         "evaluation": facts.evaluation,
         "lifetime": facts.lifetime,
@@ -305,7 +309,7 @@ def _layers(facts: Facts) -> str:
         cells = (
             row["name"], row["op"], row["shape"], f"{row['sections']:,}", f"{writes:,.0f}", f"{writes / total:.1%}",
             f"{row['rms_error']:.3g}", "?" if row["products"] is None else f"{row['products']:,}",
-            si((row["write_pj"] + row["read_pj"]) * 1e-12, "J"),
+            si((row["write_pj"] + row["read_pj"] + row["fetch_pj"]) * 1e-12, "J"),
         )  # fmt: skip
         rows.append(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>")
     head = "".join(f"<th>{name}</th>" for name in heads)

@@ -1,4 +1,4 @@
-"""Energy and time of one load: of its cell writes and of the products that are read from it.
+"""What every load of an inference moves: cell writes, products that are read, bits that are fetched.
 
 All constants are the target's; its TOML file says where each comes from.
 """
@@ -10,10 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from ir.arrays import Array
+from ir.memory import Memory
+from ir.module import Module
+from ir.stages import Programmed
 from ir.target import Target
 from passes.residency import product_ns
+from xbc.backend.order import in_load_order, load_order
 from xbc.backend.program import Lists, Program
 from xbc.backend.stream import skipped_phase, stream_loads
+from xbc.backend.walk import COUNTS, walk_module
+from xbc.export.binary_code import steady_bytes
+from xbc.schedule.maps import digital_bits, index_bits, layer_map_bits, plain_bits
 
 
 def write_costs(
@@ -22,8 +29,8 @@ def write_costs(
     """(energy pJ, time ns) of the writes of each load, ``[loads]`` float64.
 
     A write of ``n`` trials (``write.trials_*``, an average) costs n pulses, each followed by a verify read
-    when it is verified.  ``write.parallel_cells`` cells are written at once; SET and RESET, verified and
-    other cells take turns.
+    when it is verified.  ``write.parallel_cells`` cells are written at once; SET and RESET, verified and other
+    cells take turns.
 
     Args:
         set_, reset: ``[loads]`` cells raised, cells lowered.
@@ -75,6 +82,10 @@ class Costs:
         products: ``[layers]`` products per inference (1 where the model does not say: ``unknown``).
         unknown: names of layers whose number of products depends on the input.
         predecessors: per layer, layers that feed it.
+        map_bits: row map, driver signs and complemented columns of a load, 0 for the only load of its crossbar.
+        program_bits: its record in the compact stream as a steady inference needs it, 0 for the only load of its
+            crossbar.
+        memory: where both come from.
     """
 
     layer: Array
@@ -89,6 +100,126 @@ class Costs:
     products: Array
     unknown: tuple[str, ...]
     predecessors: tuple[tuple[int, ...], ...]
+    map_bits: Array
+    program_bits: Array
+    memory: Memory
+
+    @property
+    def fetched_bits(self) -> int:
+        """Bits of row maps and program that an inference fetches."""
+        return int(self.map_bits.sum() + self.program_bits.sum())
+
+    @property
+    def fetch_ns(self) -> Array:
+        """``[loads]`` time of fetching what a load needs."""
+        return (self.map_bits + self.program_bits) * self.memory.ns_per_bit(self.fetched_bits)
+
+    @property
+    def fetch_pj(self) -> tuple[float, float]:
+        """(row maps, program) energy of fetching them in one inference."""
+        each = self.memory.pj_per_bit(self.fetched_bits)
+        return float(self.map_bits.sum()) * each, float(self.program_bits.sum()) * each
+
+    @property
+    def offchip_bytes(self) -> int:
+        """Bytes that an inference fetches from outside the chip."""
+        bits = self.fetched_bits
+        return max(0, -(-bits // 8) - int(self.memory.onchip_bytes)) if bits else 0
+
+
+def alone(crossbar: Array) -> Array:
+    """``[loads]`` bool: the only load of its crossbar, which stays in it with its row map."""
+    _, inverse, loads = np.unique(crossbar, return_inverse=True, return_counts=True)
+    return np.asarray(loads[inverse] == 1)
+
+
+def module_costs(module: Module) -> Costs:
+    """Costs of every load of a programmed module, before it is emitted; ``program_costs`` of the files is the same."""
+    module = in_load_order(module)
+    order, target = load_order(module), module.target
+    bodies = [layer.at(Programmed) for layer in module.layers]
+    n = order.loads
+    acts, verified = np.zeros((n, len(COUNTS)), np.int64), np.zeros((2, 2, n), np.int64)
+    program_bits = np.zeros(n, np.int64)
+    wear = np.zeros((target.crossbars, target.rows, target.columns), np.uint32)
+    for chunk in walk_module(module, order, wear):
+        part = slice(chunk.load, chunk.load + len(chunk.counts))
+        acts[part] = chunk.counts
+        writes = chunk.writes
+        owner = writes["load"] - chunk.load
+        _add_verified(verified[:, :, part], owner, writes)
+        program_bits[part] = 8 * steady_bytes(
+            order.crossbar[part], np.diff(order.step[part], prepend=order.step[part.start - 1] if part.start else 0),
+            np.searchsorted(owner, np.arange(len(chunk.counts) + 1)),
+            writes["row"].astype(np.int64) * target.columns + writes["column"], writes["phase"], writes["verify"],
+            target.bits_per_cell,
+        )  # fmt: skip
+    count = dict(zip(COUNTS, acts.T, strict=True))
+    per_layer = [
+        (
+            body.driven().sum(axis=1),
+            (body.outputs >= 0).sum(axis=1) * body.cells.columns,
+            body.read_phases(),
+            layer_map_bits(body, target.routing) + digital_bits(body),
+        )
+        for body in bodies
+    ]
+    rows, columns, phases, maps = (
+        _in_order(order.layer, order.index, column) for column in zip(*per_layer, strict=True)
+    )
+    number = {layer.name: i for i, layer in enumerate(module.layers)}
+    before: list[set[int]] = [set() for _ in module.layers]
+    for source, sink in module.edges:
+        before[number[sink]].add(number[source])
+    fetched = ~alone(order.crossbar)
+    return _costs(
+        target, order.layer, order.crossbar, order.step, count, verified, (rows, columns, phases),
+        [layer.origin.products for layer in module.layers], [layer.name for layer in module.layers],
+        tuple(tuple(sorted(found)) for found in before), fetched * maps, fetched * program_bits,
+    )  # fmt: skip
+
+
+def _in_order(layer: Array, index: Array, columns: tuple[Array, ...]) -> Array:
+    """Per-layer arrays ``[sections]`` as one ``[loads]`` array in load order."""
+    at = np.concatenate([[0], np.cumsum([len(column) for column in columns])])
+    return np.asarray(np.concatenate([np.zeros(0, np.int64), *columns])[at[layer] + index])
+
+
+def _add_verified(verified: Array, owner: Array, writes: dict[str, Array]) -> None:
+    """Adds verified writes to ``verified [inference, direction, loads]``."""
+    n = verified.shape[2]
+    up = writes["after"] > writes["before"]
+    for i, name in enumerate(("first", "steady")):
+        acts = writes["verify"] & (writes["phase"] != skipped_phase(name))
+        for j, direction in enumerate((up, ~up)):
+            verified[i, j] += np.bincount(owner[acts & direction], minlength=n)
+
+
+def _costs(
+    target: Target, layer: Array, crossbar: Array, step: Array, count: dict[str, Array], verified: Array,
+    used: tuple[Array, Array, Array], products: list[int | None], names: list[str],
+    predecessors: tuple[tuple[int, ...], ...], map_bits: Array, program_bits: Array,
+) -> Costs:  # fmt: skip
+    first = write_costs(target, count["set_first"], count["reset_first"], verified[0, 0], verified[0, 1])
+    steady = write_costs(target, count["set"], count["reset"], verified[1, 0], verified[1, 1])
+    read = read_costs(target, *used)
+    return Costs(
+        layer=layer.astype(np.int64),
+        crossbar=crossbar.astype(np.int64),
+        step=step,
+        write_pj=steady[0],
+        write_ns=steady[1],
+        first_pj=first[0],
+        first_ns=first[1],
+        read_pj=read[0],
+        read_ns=read[1],
+        products=np.array([known or 1 for known in products], np.int64),
+        unknown=tuple(name for name, known in zip(names, products, strict=True) if known is None),
+        predecessors=predecessors,
+        map_bits=map_bits,
+        program_bits=program_bits,
+        memory=target.memory,
+    )
 
 
 def program_costs(program: Program) -> Costs:
@@ -96,19 +227,23 @@ def program_costs(program: Program) -> Costs:
     loads, target = program.loads, program.target
     n = program.total("loads")
     verified = np.zeros((2, 2, n), np.int64)  # inference, direction
+    program_bits = np.zeros(n, np.int64)
+    last = 0
     for part in stream_loads(program):
-        owner = part.owner() + part.start
-        up = part.after > part.before
-        for i, name in enumerate(("first", "steady")):
-            acts = part.verify & (part.phase != skipped_phase(name))
-            for j, direction in enumerate((up, ~up)):
-                verified[i, j] += np.bincount(owner[acts & direction], minlength=n)
-    first = write_costs(target, loads["set_first"], loads["reset_first"], verified[0, 0], verified[0, 1])
-    steady = write_costs(target, loads["set"], loads["reset"], verified[1, 0], verified[1, 1])
+        owner = part.owner()
+        here = slice(part.start, part.stop)
+        _add_verified(verified[:, :, here], owner, vars(part))
+        cells = part.row.astype(np.int64) * target.columns + part.column
+        program_bits[here] = 8 * steady_bytes(
+            part.crossbar, np.diff(part.step, prepend=last), part.write_at, cells, part.phase, part.verify,
+            target.bits_per_cell,
+        )  # fmt: skip
+        last = int(part.step[-1])
     layers = program.layers
     width = np.array([layer.columns_per_weight for layer in layers], np.int64)
     gated = np.array([layer.gated for layer in layers], np.bool_)
-    layer_of, rows, columns, phases = (np.zeros(n, np.int64) for _ in range(4))
+    layer_of, rows, columns, phases, maps = (np.zeros(n, np.int64) for _ in range(5))
+    flipping = np.zeros(len(layers), np.bool_)
     at = 0
     for block in program.sections():
         part_of = slice(at, at + len(block["section"]))
@@ -117,22 +252,22 @@ def program_costs(program: Program) -> Costs:
         apart = gated[block["layer"]]
         columns[part_of] = np.where(apart, 1, _used(block["outputs"])) * width[block["layer"]]
         phases[part_of] = np.where(apart, _distinct(block["outputs"]), 1)
+        flipping[block["layer"][~block["flip"].missing]] = True
+        inputs = block["inputs"].values.reshape(len(block["section"]), -1)
+        for i in np.unique(block["layer"]):
+            here = block["layer"] == i
+            row = layers[i]
+            bits = plain_bits(inputs[here], row.inputs, target.routing)
+            each = index_bits(row.outputs) * row.gated + (row.encoding == "driver")
+            maps[part_of][here] = bits + each * (inputs[here] >= 0).sum(axis=1)
         at = part_of.stop
-    read = read_costs(target, rows, columns, phases)
-    return Costs(
-        layer=layer_of,
-        crossbar=loads["crossbar"].astype(np.int64),
-        step=loads["step"],
-        write_pj=steady[0],
-        write_ns=steady[1],
-        first_pj=first[0],
-        first_ns=first[1],
-        read_pj=read[0],
-        read_ns=read[1],
-        products=np.array([layer.products or 1 for layer in layers], np.int64),
-        unknown=tuple(layer.name for layer in layers if layer.products is None),
-        predecessors=tuple(layer.predecessors for layer in layers),
-    )
+    maps += flipping[layer_of] * columns
+    fetched = ~alone(loads["crossbar"])
+    return _costs(
+        target, layer_of, loads["crossbar"], loads["step"], loads, verified, (rows, columns, phases),
+        [layer.products for layer in layers], [layer.name for layer in layers],
+        tuple(layer.predecessors for layer in layers), fetched * maps, fetched * program_bits,
+    )  # fmt: skip
 
 
 def _distinct(lists: Lists) -> Array:

@@ -29,30 +29,46 @@ _WARM: Final = 6
 
 @njit(cache=True, nogil=True)
 def _run(
-    layer: Any, crossbar: Any, write_ns: Any, read_ns: Any, products: Any, before: Any, before_at: Any,
-    free: Any,
-    free_by: Any, times: Any, cause: Any,
+    layer: Any, crossbar: Any, fetch_ns: Any, write_ns: Any, read_ns: Any, products: Any, before: Any, before_at: Any,
+    overlap: bool, free: Any, buffer: Any, channel: Any, times: Any, cause: Any,
 ) -> None:  # fmt: skip
-    """One batch.  ``free [crossbars]`` is updated; ``times [loads, 4]`` takes write start, write end, read
-    start, read end; ``cause [loads, 2]`` the load that the write and the read waited for (-1: none)."""
+    """One batch.
+
+    ``free``, ``buffer`` ``[crossbars]`` (when a crossbar, its fetch buffer is free) and ``channel [1]`` are updated;
+    ``times [loads, 6]`` takes start and end of the fetch, the write and the read; ``cause [loads, 3]`` the
+    load that each of them waited for (-1: none): of the fetch the one whose fetch came before, or -2 - i when load i
+    held the buffer; of the write the one that was read before, or the load itself when it waited for its fetch; of
+    the read one of another layer, or the load itself when it waited for its write."""
     layers = products.shape[0]
     done, done_by = np.zeros(layers), np.full(layers, -1, np.int64)
+    last = np.full(free.shape[0], -1, np.int64)
     for i in range(layer.shape[0]):
         c, a = crossbar[i], layer[i]
-        start = free[c]
+        fetched = free[c]
+        if fetch_ns[i] > 0:
+            ready = buffer[c] if overlap else free[c]
+            times[i, 0] = max(channel[0], ready)
+            cause[i, 0] = i - 1 if channel[0] >= ready else -2 - last[c]
+            fetched = times[i, 0] + fetch_ns[i]
+            channel[0] = fetched
+        else:
+            times[i, 0] = channel[0]
+            cause[i, 0] = i - 1
+        times[i, 1] = times[i, 0] + fetch_ns[i]
+        start = max(free[c], fetched)
+        cause[i, 1] = i if fetched > free[c] else last[c]
         written = start + write_ns[i]
         ready, by = 0.0, -1
         for p in range(before_at[a], before_at[a + 1]):
             if done[before[p]] > ready:
                 ready, by = done[before[p]], done_by[before[p]]
-        times[i, 0], times[i, 1] = start, written
-        times[i, 2] = max(written, ready)
-        times[i, 3] = times[i, 2] + read_ns[i] * products[a]
-        cause[i, 0] = free_by[c]
-        cause[i, 1] = by if ready > written else i
-        free[c], free_by[c] = times[i, 3], i
-        if times[i, 3] > done[a]:
-            done[a], done_by[a] = times[i, 3], i
+        times[i, 2], times[i, 3] = start, written
+        times[i, 4] = max(written, ready)
+        times[i, 5] = times[i, 4] + read_ns[i] * products[a]
+        cause[i, 2] = by if ready > written else i
+        free[c], buffer[c], last[c] = times[i, 5], start, i
+        if times[i, 5] > done[a]:
+            done[a], done_by[a] = times[i, 5], i
 
 
 @dataclass(frozen=True)
@@ -69,10 +85,11 @@ class Schedule:
         critical_write_ns, critical_read_ns: the longest chain of a batch, split (their sum is
         ``latency_ns``).
         critical_layers: ``[layers]`` ns of that chain spent in each layer.
-        energy_pj: of one inference, writes shared by the batch.
-        write_pj, read_pj: parts of ``energy_pj``.
+        energy_pj: of one inference, writes and fetches shared by the batch.
+        write_pj, read_pj, map_pj, program_pj: parts of ``energy_pj``.
         crossbars: of the chip; ``used`` of them have loads.
         times: ``[loads, 4]`` ns: write start, write end, read start, read end of the isolated batch.
+        fetch_times: ``[loads, 2]`` ns: fetch start, fetch end of the isolated batch.
     """
 
     batch: int
@@ -82,15 +99,20 @@ class Schedule:
     lockstep_ns: float
     write_ns: float
     read_ns: float
+    fetch_ns: float
     critical_write_ns: float
     critical_read_ns: float
+    critical_fetch_ns: float
     critical_layers: Array
     energy_pj: float
     write_pj: float
     read_pj: float
+    map_pj: float
+    program_pj: float
     crossbars: int
     used: int
     times: Array
+    fetch_times: Array
 
     @property
     def throughput_per_s(self) -> float:
@@ -112,11 +134,17 @@ class Schedule:
             "period_ns": self.period_ns,
             "lockstep_ns": self.lockstep_ns,
             "throughput_per_s": self.throughput_per_s,
-            "critical_path": {"write_ns": self.critical_write_ns, "read_ns": self.critical_read_ns},
+            "critical_path": {
+                "write_ns": self.critical_write_ns,
+                "read_ns": self.critical_read_ns,
+                "fetch_ns": self.critical_fetch_ns,
+            },
             "utilisation": self.utilisation(),
             "energy_pj": self.energy_pj,
             "write_pj": self.write_pj,
             "read_pj": self.read_pj,
+            "map_pj": self.map_pj,
+            "program_pj": self.program_pj,
             "crossbars_used": self.used,
         }
 
@@ -130,84 +158,95 @@ def schedule(costs: Costs, crossbars: int, batch: int = 1) -> Schedule:
     products = costs.products * batch
     n = len(costs.layer)
 
-    def run(free: Array, write_ns: Array) -> tuple[Array, Array]:
-        times, cause = np.zeros((n, 4)), np.full((n, 2), -1, np.int64)
-        by = np.full(crossbars, -1, np.int64)
+    fetch_ns = costs.fetch_ns
+
+    def run(state: tuple[Array, Array, Array], write_ns: Array) -> tuple[Array, Array]:
+        times, cause = np.zeros((n, 6)), np.full((n, 3), -1, np.int64)
         _run(
-            costs.layer,
-            costs.crossbar,
-            write_ns,
-            costs.read_ns,
-            products,
-            before,
-            before_at,
-            free,
-            by,
-            times,
-            cause,
-        )
+            costs.layer, costs.crossbar, fetch_ns, write_ns, costs.read_ns, products, before, before_at,
+            costs.memory.overlap, *state, times, cause,
+        )  # fmt: skip
         return times, cause
 
-    first, _ = run(np.zeros(crossbars), costs.first_ns)
-    times, cause = run(np.zeros(crossbars), costs.write_ns)
+    def idle() -> tuple[Array, Array, Array]:
+        return np.zeros(crossbars), np.zeros(crossbars), np.zeros(1)
+
+    first, _ = run(idle(), costs.first_ns)
+    times, cause = run(idle(), costs.write_ns)
     ends = []
-    free = np.zeros(crossbars)
+    state = idle()
     for _ in range(_WARM):
-        run(free, costs.write_ns)
-        ends.append(float(free.max(initial=0.0)))
+        run(state, costs.write_ns)
+        ends.append(float(state[0].max(initial=0.0)))
     half = _WARM // 2
     period = (ends[-1] - ends[half - 1]) / (_WARM - half)
     reads = costs.read_ns * products[costs.layer]
     write_pj = float(costs.write_pj.sum()) / batch
     read_pj = float((costs.read_pj * costs.products[costs.layer]).sum())
-    critical = _critical(costs, times, cause)
+    maps, fetches = (part / batch for part in costs.fetch_pj)
+    critical, critical_layers = _critical(costs, times, cause)
     return Schedule(
         batch=batch,
-        latency_ns=float(times[:, 3].max(initial=0.0)),
-        first_ns=float(first[:, 3].max(initial=0.0)),
+        latency_ns=float(times[:, 5].max(initial=0.0)),
+        first_ns=float(first[:, 5].max(initial=0.0)),
         period_ns=period,
         lockstep_ns=lockstep_ns(costs, batch),
         write_ns=float(costs.write_ns.sum()),
         read_ns=float(reads.sum()),
-        critical_write_ns=critical[0],
-        critical_read_ns=critical[1],
-        critical_layers=critical[2],
-        energy_pj=write_pj + read_pj,
+        fetch_ns=float(fetch_ns.sum()),
+        critical_write_ns=critical[1],
+        critical_read_ns=critical[2],
+        critical_fetch_ns=critical[0],
+        critical_layers=critical_layers,
+        energy_pj=write_pj + read_pj + maps + fetches,
         write_pj=write_pj,
         read_pj=read_pj,
+        map_pj=maps,
+        program_pj=fetches,
         crossbars=crossbars,
         used=len(np.unique(costs.crossbar)),
-        times=times,
+        times=times[:, 2:],
+        fetch_times=times[:, :2],
     )
 
 
 def lockstep_ns(costs: Costs, batch: int) -> float:
-    """Time of a batch when the steps follow one another: written together, read together."""
-    if not len(costs.step):
-        return 0.0
-    order = np.argsort(costs.step, kind="stable")
-    starts = np.flatnonzero(np.diff(costs.step[order], prepend=costs.step[order[0]] - 1))
+    """Time of a batch when the steps follow one another: fetched load by load, written together, read together."""
     reads = costs.read_ns * costs.products[costs.layer] * batch
-    return float(sum(np.maximum.reduceat(x[order], starts).sum() for x in (costs.write_ns, reads)))
+    return float(costs.fetch_ns.sum()) + by_step(costs.step, costs.write_ns) + by_step(costs.step, reads)
 
 
-def _critical(costs: Costs, times: Array, cause: Array) -> tuple[float, float, Array]:
-    """(writing, reading, by layer) of the chain that ends last, walked back from its end."""
-    write = read = 0.0
-    layers = np.zeros(len(costs.products))
-    at = int(np.argmax(times[:, 3])) if len(times) else -1
+def by_step(step: Array, duration: Array) -> float:
+    """Sum over the steps of the longest duration in each; both ``[loads]``."""
+    if not len(step):
+        return 0.0
+    order = np.argsort(step, kind="stable")
+    starts = np.flatnonzero(np.diff(step[order], prepend=step[order[0]] - 1))
+    return float(np.maximum.reduceat(duration[order], starts).sum())
+
+
+def _critical(costs: Costs, times: Array, cause: Array) -> tuple[Array, Array]:
+    """(``[3]`` fetching, writing, reading, ``[layers]`` ns) of the chain that ends last, walked back from its end."""
+    spent, layers = np.zeros(3), np.zeros(len(costs.products))
+    at, what = (int(np.argmax(times[:, 5])), 2) if len(times) else (-1, 2)
     while at >= 0:
-        spent = float(times[at, 3] - times[at, 2])
-        read += spent
-        if int(cause[at, 1]) != at:  # it waited for another layer, not for its own write
-            layers[costs.layer[at]] += spent
-            at = int(cause[at, 1])
-            continue
-        own = float(times[at, 1] - times[at, 0])
-        write += own
-        layers[costs.layer[at]] += spent + own
-        at = int(cause[at, 0])
-    return write, read, layers
+        own = float(times[at, 2 * what + 1] - times[at, 2 * what])
+        spent[what] += own
+        layers[costs.layer[at]] += own
+        by = int(cause[at, what])
+        if what == 2:
+            what = 1 if by == at else 2
+        elif what == 1:
+            what = 0 if by == at else 2
+        elif by <= -2:  # the buffer was held until the load before it began to be written, or had been read
+            at, what = -2 - by, 1 if costs.memory.overlap else 2
+            if what == 1:  # the write had only begun: go on with what it waited for
+                by = int(cause[at, 1])
+                what = 0 if by == at else 2
+            else:
+                by = at
+        at = by
+    return spent, layers
 
 
 def batch_curve(costs: Costs, crossbars: int, batches: Sequence[int] = BATCHES) -> list[dict[str, Any]]:

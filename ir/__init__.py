@@ -4,7 +4,7 @@
 """
 
 from ir.arrays import Array, digest, frozen
-from ir.cells import ENCODINGS, CellFormat
+from ir.cells import DIGITS, ENCODINGS, CellFormat
 from ir.errors import XbcError
 from ir.layout import Layout
 from ir.module import Host, Layer, Module, Origin, Unmapped
@@ -26,6 +26,7 @@ from ir.text import parse_module, print_module
 from ir.verify import INVARIANTS, Problem, VerifyError, check_module, verify_module
 
 __all__ = [
+    "DIGITS",
     "ENCODINGS",
     "INVARIANTS",
     "ROUTINGS",

@@ -32,7 +32,8 @@ INVARIANTS: Final = {
     "code-limits": "codes are within the limits of what the host can take back",
     "cell-format": "encoding, stored bits and bits per cell are supported",
     "offset-unused": "only the offset encoding has offsets",
-    "code-range": "codes (plus offset) are in the range of the encoding with its stored bits",
+    "code-range": "codes (plus offset) are in the range of the encoding with its stored bits (digits: need not be)",
+    "digits": "digits are weights that the target's adders have",
     "bits-per-cell": "digits fit the levels of the target's cells",
     # sections
     "rows": "a section has at most the target's rows",

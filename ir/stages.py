@@ -115,11 +115,13 @@ class Encoded(Quantized):
         encoding: see ``ir.cells.ENCODINGS``.
         stored_bits: bits a stored number needs under this encoding.
         offset: ``[1]`` or ``[outputs]`` int32 added before storing (offset encoding), else zeros.
+        digits: None or (digits encoding) what one level of each of a weight's columns counts for.
     """
 
     encoding: str
     stored_bits: int
     offset: Array
+    digits: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -131,7 +133,7 @@ class Sliced(Encoded):
     @cached_property
     def cells(self) -> CellFormat:
         """How one weight stands in cells."""
-        return CellFormat(self.encoding, self.stored_bits, self.bits_per_cell)
+        return CellFormat(self.encoding, self.stored_bits, self.bits_per_cell, self.digits or ())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -26,6 +26,16 @@ ROUTINGS = {
     "fixed": "row r of block b is input b * rows + r",
 }
 
+ADDERS = {
+    "fixed": "columns count for what the encoding says",
+    "powers": "for plus or minus any power of two",
+    "small": "for plus or minus 1, 3, 5 or 7 times any power of two",
+    "any": "for any integer",
+}
+"""What the adders behind the columns can multiply a column's sum by."""
+SMALL_FACTORS = {"powers": 1, "small": 7}
+"""Largest odd factor that an adder has."""
+
 CHOICES = {
     "adc_range": ("full", "calibrated", "shared", "clipped"),
     "adc_rounding": ("nearest", "floor"),
@@ -170,6 +180,7 @@ class Target:
         outputs_per_section: outputs that share the rows of a section (at most what the columns hold).
         encoding: where signs live unless the pipeline says otherwise.
         routing: see ``ROUTINGS``.
+        adders: see ``ADDERS``; other than ``fixed``, the weights of the columns are a layer's choice (digits encoding).
         row_gating: rows can be switched per output within a section (needed by scope=layer).
         endurance: writes a cell survives.
         faulty: (crossbar, row, column, level) of cells that cannot be written.
@@ -185,6 +196,7 @@ class Target:
     outputs_per_section: int = 1
     encoding: str = "driver"
     routing: str = "gather"
+    adders: str = "fixed"
     row_gating: bool = False
     endurance: float = 1e6
     faulty: FaultyCells = field(default_factory=FaultyCells)
@@ -207,6 +219,8 @@ class Target:
                 raise self._bad(key, f"= {getattr(self, key)} is outside {low}..{high}")
         if self.encoding not in ENCODINGS:
             raise self._bad("encoding", f"= {self.encoding!r} is unknown; known: {', '.join(ENCODINGS)}")
+        if self.adders not in ADDERS:
+            raise self._bad("adders", f"= {self.adders!r} is unknown; known: {', '.join(ADDERS)}")
         if self.routing not in ROUTINGS:
             raise self._bad("routing", f"= {self.routing!r} is unknown; known: {', '.join(ROUTINGS)}")
         if self.encoding == "driver" and self.outputs_per_section != 1:
@@ -242,6 +256,12 @@ class Target:
         if wrong:
             raise self._bad("faulty", f"entry {wrong} is no [crossbar, row, column, level] of this chip")
         self.extras()
+
+    def adds(self, digit: int) -> bool:
+        """Whether the adders can multiply a column's sum by ``digit``."""
+        if self.adders in SMALL_FACTORS:
+            return digit != 0 and abs(digit) // (digit & -digit) <= SMALL_FACTORS[self.adders]
+        return self.adders == "any"
 
     def _bad(self, key: str, problem: str) -> XbcError:
         return XbcError(f"target {self.name!r}: {key} {problem}")

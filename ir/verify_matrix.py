@@ -93,8 +93,9 @@ def check_origin(layer: Layer, found: Findings) -> None:
 def check_cell_format(body: Encoded, found: Findings) -> CellFormat | None:
     """The layer's cell format (one bit per cell before slicing), or None with a problem."""
     try:
-        bits_per_cell = body.bits_per_cell if isinstance(body, Sliced) else 1
-        return CellFormat(body.encoding, body.stored_bits, bits_per_cell)
+        bits_per_cell = body.stored_bits // len(body.digits) if body.digits else 1
+        bits_per_cell = body.bits_per_cell if isinstance(body, Sliced) else bits_per_cell
+        return CellFormat(body.encoding, body.stored_bits, bits_per_cell, body.digits or ())
     except XbcError as error:
         found.add("cell-format", str(error))
         return None
@@ -152,6 +153,8 @@ def check_encoded(body: Encoded, cells: CellFormat, found: Findings) -> None:
             "offset-unused", f"offset[{bad[0]}] = {body.offset[bad[0]]} with encoding {body.encoding!r}"
         )
         return
+    if cells.digits:  # a code beyond them is held at the nearest number that they spell
+        return
     low, high = cells.code_range()
     offset = body.offset.astype(np.int64)
     of = f"the range of {body.encoding} with {body.stored_bits} bits"
@@ -167,6 +170,9 @@ def check_sliced(body: Sliced, target: Target, found: Findings) -> None:
             "bits-per-cell",
             f"bits_per_cell = {body.bits_per_cell}, the target's cells hold {target.bits_per_cell}",
         )
+    refused = [digit for digit in body.cells.digits if not target.adds(digit)]
+    if refused:
+        found.add("digits", f"digit {refused[0]}: the target's adders are {target.adders!r}")
     width = body.group_width if isinstance(body, Sectioned) else 1
     if body.cells.columns * width > target.columns:
         found.add(

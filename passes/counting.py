@@ -16,7 +16,7 @@ from numba import njit
 
 from ir.arrays import Array
 from ir.module import Layer, Module
-from ir.stages import Placed, Programmed
+from ir.stages import Placed, Programmed, Sliced
 from ir.target import Target
 from ir.verify_cells import check_fits
 from passes.place import contiguous
@@ -209,8 +209,26 @@ def count_module(module: Module) -> Counts:
 
 
 def natural_module(module: Module) -> Module:
-    """The baseline of every ratio: natural sections of the same codes, dealt contiguously over the same crossbars."""
+    """The baseline of every ratio: natural sections of the same codes, dealt contiguously over the same crossbars.
+
+    Where columns have weights of their own, it is what the target's encoding would have stored in as many cells.
+    """
     from passes.sections import natural_sections
 
-    layers = [layer.with_body(natural_sections(layer, module.target)) for layer in module.layers]
+    layers = [
+        layer.with_body(natural_sections(_in_words_of(layer, module.target), module.target))
+        for layer in module.layers
+    ]
     return contiguous(module.with_layers(layers))
+
+
+def _in_words_of(layer: Layer, target: Target) -> Layer:
+    """The layer in the target's encoding if it has digits of its own, else as it is."""
+    from passes.encode_signs import encode
+
+    body = layer.at(Sliced)
+    if not body.digits:
+        return layer
+    plain = layer.with_body(body.lower(Sliced, encoding=target.encoding, digits=None))
+    encoded = encode(plain, target.encoding)
+    return layer.with_body(encoded.lower(Sliced, bits_per_cell=body.bits_per_cell))

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ir import ENCODINGS, CellFormat, XbcError
-from tests.ir.tiny import formats, supported
+from ir import DIGITS, ENCODINGS, CellFormat, XbcError
+from tests.ir.tiny import digit_formats, formats, supported
 
 ALL = [
     (encoding, bits, per_cell)
@@ -92,3 +92,29 @@ def test_offset_is_taken_per_output() -> None:
 def test_unsupported_formats_say_why(arguments: tuple[str, int, int], message: str) -> None:
     with pytest.raises(XbcError, match=message):
         CellFormat(*arguments)
+
+
+@given(digit_formats(), st.integers(0, 2**32 - 1))
+def test_digits_spell_the_nearest_number(cells: CellFormat, seed: int) -> None:
+    levels = np.stack(np.meshgrid(*[range(2**cells.bits_per_cell)] * cells.columns, indexing="ij"), -1)
+    spelled = levels.reshape(-1, cells.columns) @ cells.cell_weights
+    words = np.arange(1 << cells.word_bits)
+    np.testing.assert_array_equal(cells.decode(words), spelled)
+    low, high = cells.code_range()
+    assert (low, high) == (spelled.min(), spelled.max())
+    codes = np.random.default_rng(seed).integers(low - 20, high + 20, 40)
+    held = cells.decode(cells.encode(codes))
+    np.testing.assert_array_equal(np.abs(held - codes), np.abs(spelled[None, :] - codes[:, None]).min(axis=1))
+    cost = np.count_nonzero(levels.reshape(-1, cells.columns), axis=1)
+    for word, number in zip(cells.encode(codes), held, strict=True):
+        assert cost[word] == cost[spelled == number].min()
+
+
+def test_digits_that_no_adder_has() -> None:
+    for digits in ((), (0, 1), (1 << 16,)):
+        with pytest.raises(XbcError, match="digits"):
+            CellFormat(DIGITS, max(1, len(digits)), 1, digits)
+    with pytest.raises(XbcError, match="no words of 3 bits"):
+        CellFormat(DIGITS, 3, 1, (1, 2))
+    with pytest.raises(XbcError, match="belong to that encoding"):
+        CellFormat("offset", 2, 1, (1, 2))

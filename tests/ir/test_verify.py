@@ -34,7 +34,7 @@ from ir.faulty import FaultyCells
 from tests.ir.tiny import modules, programmed
 
 INVALID = sorted((Path(__file__).parent / "invalid").glob("*.xir"))
-TARGET = Target("t", rows=4, columns=128, bits_per_cell=4, crossbars=3, row_gating=True)
+TARGET = Target("t", rows=4, columns=128, bits_per_cell=4, crossbars=3, adders="any", row_gating=True)
 
 
 def alone(body: Body, groups: int = 1, target: Target = TARGET) -> Module:

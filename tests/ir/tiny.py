@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from ir import (
+    DIGITS,
     ENCODINGS,
     UNUSED,
     CellFormat,
@@ -41,9 +42,21 @@ def supported(encoding: str, bits: int, bits_per_cell: int) -> bool:
 
 
 @st.composite
+def digit_formats(draw: st.DrawFn, most_bits: int = 12) -> CellFormat:
+    """Columns of arbitrary signed weights."""
+    per_cell = draw(st.integers(1, 4))
+    magnitude = st.integers(1, 100)
+    digit = st.tuples(magnitude, st.sampled_from([1, -1])).map(lambda pair: pair[0] * pair[1])
+    digits = draw(st.lists(digit, min_size=1, max_size=max(1, most_bits // per_cell)))
+    return CellFormat(DIGITS, len(digits) * per_cell, per_cell, tuple(digits))
+
+
+@st.composite
 def formats(
     draw: st.DrawFn, encodings: tuple[str, ...] = tuple(ENCODINGS), most_bits: int = 17
 ) -> CellFormat:
+    if draw(st.integers(0, 3)) == 0 and set(encodings) == set(ENCODINGS):
+        return draw(digit_formats(most_bits))
     choice = st.tuples(st.sampled_from(encodings), st.integers(1, most_bits), st.integers(1, 4))
     return CellFormat(*draw(choice.filter(lambda c: supported(*c))))
 
@@ -128,6 +141,8 @@ def programmed(
     if cells.encoding == "offset":
         offset = rng.integers(0, high + 1, outputs if own else 1).astype(np.int32)
     codes = rng.integers(low, high + 1, (outputs, inputs)) - offset[:, None]
+    if cells.digits:
+        codes = cells.decode(rng.integers(0, 1 << cells.word_bits, (outputs, inputs)))
     sliced = Sliced(
         codes=codes.astype(np.int32 if draw(st.booleans()) else np.int16),
         scale=rng.uniform(0.1, 2, outputs if own else 1).astype(np.float32),
@@ -138,6 +153,7 @@ def programmed(
         encoding=cells.encoding,
         stored_bits=cells.bits,
         offset=offset,
+        digits=cells.digits or None,
         bits_per_cell=cells.bits_per_cell,
     )
     if width == 1 and draw(st.booleans()):
@@ -193,7 +209,7 @@ def modules(draw: st.DrawFn) -> Module:
     edges = tuple((a.name, b.name) for a, b in pairwise(layers))
     target = Target(
         draw(names), rows=4, columns=128, bits_per_cell=4, crossbars=3, encoding="split",
-        row_gating=True, endurance=draw(st.floats(1e-3, 1e30)), description=draw(names),
+        adders="any", row_gating=True, endurance=draw(st.floats(1e-3, 1e30)), description=draw(names),
     )  # fmt: skip
     unmapped = tuple(Unmapped(f"n{i}", draw(names), i, draw(names)) for i in range(draw(st.integers(0, 2))))
     return Module(draw(names), target, tuple(layers), edges, Host(file=draw(names)), unmapped)

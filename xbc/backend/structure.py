@@ -60,7 +60,7 @@ def _layer_faults(i: int, layer: LayerRow, target: Target) -> Iterator[str]:
     if layer.layer != i:
         yield f"has number {layer.layer}"
     try:
-        weights = cell_weights(layer.encoding, layer.bits, layer.bits_per_cell)
+        weights = cell_weights(layer.encoding, layer.bits, layer.bits_per_cell, layer.cell_weights)
     except ValueError as error:
         yield f"has {error}"
         return

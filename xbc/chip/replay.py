@@ -138,7 +138,7 @@ class _Run:
         self.gated_of = np.array([layer.gated for layer in layers], np.bool_)
         self.weights_of = np.zeros((len(layers), 32), np.int64)
         for i, layer in enumerate(layers):
-            weights = cell_weights(layer.encoding, layer.bits, layer.bits_per_cell)
+            weights = cell_weights(layer.encoding, layer.bits, layer.bits_per_cell, layer.cell_weights)
             self.weights_of[i, : len(weights)] = weights
         sizes = [layer.outputs * layer.inputs for layer in layers]
         self.base_of = np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))]).astype(np.int64)

@@ -13,6 +13,7 @@ from ir.errors import XbcError
 from ir.module import Layer, Module, Origin
 from ir.progress import Progress, silent
 from ir.stages import UNUSED, Programmed, lowest_outputs
+from xbc.backend.encodings import OWN_WEIGHTS
 from xbc.backend.program import LayerRow, Program
 from xbc.chip import effective_codes
 
@@ -44,6 +45,11 @@ def replayed_module(program: Program, progress: Progress = silent) -> Module:
     return Module(program.folder.stem, target, layers, edges)
 
 
+def digits_of(row: LayerRow) -> tuple[int, ...] | None:
+    """The column weights that a layer has of its own."""
+    return row.cell_weights if row.encoding == OWN_WEIGHTS else None
+
+
 @dataclass(eq=False)
 class _Table:
     """Section arrays of one layer while they are read."""
@@ -63,7 +69,7 @@ class _Table:
 
     @classmethod
     def empty(cls, row: LayerRow, rows: int) -> _Table:
-        cells = CellFormat(row.encoding, row.bits, row.bits_per_cell)
+        cells = CellFormat(row.encoding, row.bits, row.bits_per_cell, digits_of(row) or ())
         n, g = row.sections, row.outputs_per_section
         return cls(
             cells=cells,
@@ -149,6 +155,7 @@ def _layer(row: LayerRow, codes: Array, table: _Table) -> Layer:
         encoding=row.encoding,
         stored_bits=row.bits,
         offset=row.offset,
+        digits=digits_of(row),
         bits_per_cell=row.bits_per_cell,
         outputs=table.outputs if table.row_outputs is None else lowest_outputs(table.row_outputs),
         inputs=table.inputs,

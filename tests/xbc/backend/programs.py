@@ -63,7 +63,7 @@ def programs(draw: st.DrawFn, exact: bool | None = None) -> Module:
         faulty = {place: draw(st.integers(0, 1)) for place in draw(st.lists(places, max_size=6, unique=True))}
         layers = stick(layers, faulty)
     target = Target(
-        "tiny", ROWS, COLUMNS, BITS, CROSSBARS, encoding="split", row_gating=True,
+        "tiny", ROWS, COLUMNS, BITS, CROSSBARS, encoding="split", adders="any", row_gating=True,
         faulty=FaultyCells([(*cell, level) for cell, level in faulty.items()]),
     )  # fmt: skip
     edges = () if turns else tuple((a.name, b.name) for a, b in pairwise(layers))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ir.cells import DIGITS
 from ir.layout import Layout
 from ir.module import Layer, Module, Origin
 from ir.stages import UNUSED, Programmed, Quantized, Sectioned, Sliced
@@ -41,8 +42,12 @@ def programmed_layer(
     """
     rng = np.random.default_rng(seed)
     layer = quantized_layer(codes, bits=bits, groups=groups)
-    layer = layer.with_body(encode(layer, encoding).lower(Sliced, bits_per_cell=target.bits_per_cell))
-    body = natural_sections(layer, target)
+    if encoding == DIGITS:
+        body = layer.at(Quantized).lower(Sliced, **digit_fields(bits, target.bits_per_cell, rng))
+        layer = layer.with_body(body)
+    else:
+        layer = layer.with_body(encode(layer, encoding).lower(Sliced, bits_per_cell=target.bits_per_cell))
+    body: Sectioned = natural_sections(layer, target)
     if gated:
         cut: Cut = "stratified" if seed % 2 else "rank"
         body = flat_sections(layer, target, "magnitude" if shuffle else "none", cut)
@@ -74,6 +79,16 @@ def programmed_layer(
         stored = stored ^ flips[:, None, :]
     stored[empty] = 0
     return layer.with_body(placed.lower(Programmed, stored=stored.astype(placed.cells.dtype), flip=flips))
+
+
+def digit_fields(bits: int, bits_per_cell: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Fields of a body with random column weights, as many columns as ``bits`` bits take (at most 4)."""
+    count = min(4, -(-bits // bits_per_cell))
+    digits = rng.integers(1, 50, count) * rng.choice([-1, 1], count)
+    return {
+        "encoding": DIGITS, "stored_bits": count * bits_per_cell, "offset": np.zeros(1, np.int32),
+        "digits": tuple(digits.tolist()), "bits_per_cell": bits_per_cell,
+    }  # fmt: skip
 
 
 def code_limits(encoding: str, bits: int) -> tuple[int, int]:

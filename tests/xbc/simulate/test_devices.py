@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ir.cells import ENCODINGS
+from ir.cells import DIGITS, ENCODINGS
 from ir.faulty import FaultyCells
 from ir.module import Module
 from ir.stages import Placed, Programmed
@@ -148,12 +148,13 @@ def test_a_trial_is_fixed_by_its_seed_and_number() -> None:
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_perfect_devices_are_the_integer_engine(data) -> None:  # type: ignore[no-untyped-def]
-    encoding = data.draw(st.sampled_from(sorted(ENCODINGS)))
+    encoding = data.draw(st.sampled_from([*sorted(ENCODINGS), DIGITS]))
     bits, bits_per_cell = data.draw(st.integers(2, 6)), data.draw(st.integers(1, 3))
     gated = data.draw(st.booleans())
     target = Target(
         "t", data.draw(st.integers(2, 12)), 64, bits_per_cell, row_gating=gated,
-        outputs_per_section=1 if encoding == "driver" or gated else data.draw(st.integers(1, 3)), encoding=encoding,
+        outputs_per_section=1 if encoding == "driver" or gated else data.draw(st.integers(1, 3)),
+        encoding="offset" if encoding == DIGITS else encoding, adders="any",
     )  # fmt: skip
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     low, high = code_limits(encoding, bits)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ir.cells import ENCODINGS
+from ir.cells import DIGITS, ENCODINGS
 from ir.errors import XbcError
 from ir.target import Converters, Target
 from tests.xbc.simulate.building import code_limits, programmed_layer, read_crossbars
@@ -19,7 +19,7 @@ from xbc.simulate.engine import IntegerEngine
 
 @st.composite
 def cases(draw, exact):  # type: ignore[no-untyped-def]
-    encoding = draw(st.sampled_from(sorted(ENCODINGS)))
+    encoding = draw(st.sampled_from([*sorted(ENCODINGS), DIGITS]))
     bits = draw(st.integers(2, 8))
     bits_per_cell = draw(st.integers(1, 4))
     rows = draw(st.integers(1, 12))
@@ -28,7 +28,8 @@ def cases(draw, exact):  # type: ignore[no-untyped-def]
     groups = draw(st.sampled_from([1, 1, 2]))
     outputs, inputs = draw(st.integers(1, 5)) * groups, draw(st.integers(1, 30))
     target = Target(
-        "t", rows, 64, bits_per_cell, crossbars=2, outputs_per_section=wide, encoding=encoding,
+        "t", rows, 64, bits_per_cell, crossbars=2, outputs_per_section=wide,
+        encoding="offset" if encoding == DIGITS else encoding, adders="any",
         routing="gather" if gated else "block", row_gating=gated,
     )  # fmt: skip
     seed = draw(st.integers(0, 2**32 - 1))

@@ -43,8 +43,8 @@ def programmed_layer(
     rng = np.random.default_rng(seed)
     layer = quantized_layer(codes, bits=bits, groups=groups)
     if encoding == DIGITS:
-        body = layer.at(Quantized).lower(Sliced, **digit_fields(bits, target.bits_per_cell, rng))
-        layer = layer.with_body(body)
+        fields = digit_fields(bits, target.bits_per_cell, rng)
+        layer = layer.with_body(layer.at(Quantized).lower(Sliced, **fields))
     else:
         layer = layer.with_body(encode(layer, encoding).lower(Sliced, bits_per_cell=target.bits_per_cell))
     body: Sectioned = natural_sections(layer, target)

@@ -8,7 +8,7 @@ DATA := models/digits_eval.npz
 ROUNDS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev test check fuzz lint docs docs-serve pages pictures bench clean
+.PHONY: help demo install dev test check installed versions fuzz lint docs docs-serve pages pictures bench clean
 
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,10 +37,18 @@ demo: install ## compile a small real network, replay it, check its accuracy
 	$(BIN)/xbc evaluate out/digits_cnn.xbc --data $(DATA) --model $(DEMO)
 	@echo "The program is in out/digits_cnn.xbc; look at it with: $(BIN)/xbc inspect out/digits_cnn.xbc"
 
-test: dev lint check docs ## everything CI runs: lint, types, tests, documentation
+test: dev lint check docs installed ## everything CI runs: lint, types, tests, documentation, the installed wheel
 
 check: dev ## the tests (warnings are errors)
 	$(BIN)/python -m pytest -n 2
+
+installed: ## the wheel outside the checkout, with the newest and with the oldest dependencies
+	$(PYTHON) tests/installed/check.py newest
+	$(PYTHON) tests/installed/check.py oldest
+
+versions: ## the whole test suite on the oldest and the newest Python and dependencies (half an hour)
+	$(PYTHON) tests/installed/check.py newest --tests
+	$(PYTHON) tests/installed/check.py oldest --tests
 
 fuzz: dev ## the property tests with other examples each time, ROUNDS times (minutes each)
 	@for round in $$(seq $(ROUNDS)); do \

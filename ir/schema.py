@@ -50,8 +50,9 @@ class Schema:
 
 
 def is_array(hint: Any) -> bool:
-    """Whether a field's type is a numpy array."""
-    return typing.get_origin(hint) is np.ndarray
+    """Whether a field's type is a numpy array, be ``NDArray`` an alias of it (numpy 2.5) or itself."""
+    origin = typing.get_origin(hint)
+    return typing.get_origin(getattr(origin, "__value__", hint)) is np.ndarray
 
 
 def _plain(hint: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,9 @@ from ir.module import Module
 from ir.target import Target
 from xbc.backend.manifest import file_faults, read_manifest
 from xbc.backend.tables import HOST, MANIFEST, MODULE, PER_ROW, SCHEMAS, file_of
+
+if TYPE_CHECKING:
+    import onnx
 
 _MAX_GROUP = 1 << 26
 """Values of one column in one row group that a reader is willing to decode."""
@@ -170,6 +173,15 @@ class Program:
     def host_bytes(self) -> bytes:
         """The host graph, a serialised ONNX model."""
         return (self.folder / HOST).read_bytes()
+
+    def host_model(self) -> onnx.ModelProto:
+        """The host graph.  Raises ProgramError when it is no ONNX model."""
+        import onnx
+
+        try:
+            return onnx.load_from_string(self.host_bytes())
+        except Exception as error:  # protobuf's own, and whatever comes with it
+            raise ProgramError(self.folder, HOST, f"is no ONNX model ({error})") from None
 
     @cached_property
     def layers(self) -> tuple[LayerRow, ...]:

@@ -32,7 +32,7 @@ def compare_with_module(program: Program, module: Module, run: Replay) -> Iterat
     bodies = [layer.at(Programmed) for layer in module.layers]
     if module.target != program.target:
         yield Problem(MANIFEST, f"the target is not the one of {MODULE}")
-    if module.host.sha256 != program.manifest["files"][HOST]["sha256"]:
+    if module.host.file != HOST or module.host.sha256 != program.manifest["files"][HOST]["sha256"]:
         yield Problem(MODULE, f"it names another {HOST}")
     different = list(_layer_differences(program, module))
     yield from different

@@ -126,7 +126,6 @@ def _write_repair(output: Path, table: Any) -> None:
 def _evaluate(
     program: Program, effect: Effect, data: Path, limit: int | None, threads: int, quiet: bool
 ) -> dict[str, Any]:
-    import onnx
 
     from xbc.chip import effective_codes
     from xbc.simulate.ideal import compiled_model, evaluate
@@ -134,7 +133,7 @@ def _evaluate(
 
     with console.progress_bars(quiet) as progress:
         codes = effective_codes(program, progress)
-        host = onnx.load_from_string(program.host_bytes())
+        host = program.host_model()
         intended = compiled_model(host, program.layers, codes)
         held = compiled_model(host, program.layers, effect.codes(program, codes))
         sets = read_set(data, intended, limit)

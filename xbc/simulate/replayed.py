@@ -28,13 +28,13 @@ from xbc.simulate.truth import replayed_module
 def replayed_model(program: Program, progress: Progress) -> onnx.ModelProto:
     """The network as the chip computes it after a replay of the emitted files."""
     codes = effective_codes(program, progress)
-    return compiled_model(onnx.load_from_string(program.host_bytes()), program.layers, codes)
+    return compiled_model(program.host_model(), program.layers, codes)
 
 
 def exact_model(program: Program) -> onnx.ModelProto:
     """The network with the codes that were wanted: the quantised model, before any write was skipped."""
     codes = {layer.name: layer.at(Quantized).codes for layer in program.module().layers}
-    return compiled_model(onnx.load_from_string(program.host_bytes()), program.layers, codes)
+    return compiled_model(program.host_model(), program.layers, codes)
 
 
 def check_is_the_model(program: Program, model: Path) -> None:
@@ -106,7 +106,7 @@ def open_chip(
 ) -> ReplayedChip:
     """The replayed program with ``settings`` put into its target and the calibration set read."""
     target = program.target.override(settings)
-    host = onnx.load_from_string(program.host_bytes())
+    host = program.host_model()
     taken = {layer.tensor for layer in program.layers}
     ports = tuple(port for port in ports_of(host) if port.name not in taken)
     samples = None if calibration is None else load_data(calibration, ports).inputs

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -90,7 +89,7 @@ def update_program(
     imported = import_model(Path(model), old.target)
     _check_scales(module, imported.module)
     check_same_network(module, imported.module)
-    check_same_graph(onnx.load_from_string(old.host_bytes()), imported.host)
+    check_same_graph(old.host_model(), imported.host)
     before = np.asarray(sound_replay(old, progress).chip.levels)
     if measured is not None:
         from xbc.recovery.readback import read_levels

@@ -64,6 +64,8 @@ class Pass(ABC):
     ensures: ClassVar[type[Body]]
     extra: ClassVar[type[Any] | None] = None
     """Dataclass of the target's table ``[extra.<name>]``, which ``Target.extra_table`` reads; None: no such table."""
+    respects_faults: ClassVar[bool] = False
+    """Whether the levels it leaves are those that faulty cells hold; before such a pass nothing needs to."""
 
     @abstractmethod
     def run(self, module: Module, context: Context) -> Outcome:

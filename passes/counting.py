@@ -22,6 +22,8 @@ from ir.verify_cells import check_fits
 from passes.place import contiguous
 
 UNTOUCHED = 255
+FAULTY = 254
+"""First level of a cell that cannot be written: it never is."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def walk_loads(
     """Loads sections ``order`` one after the other; returns the writes that are the same in every inference.
 
     ``state``/``first``/``wear`` are ``[crossbars, rows, columns]``: level now, level at first touch
-    (``UNTOUCHED``), writes.  ``totals`` collects set, reset (every inference), set (first touch from blank).
+    (``UNTOUCHED``, ``FAULTY``), writes.  ``totals`` collects set, reset (every inference), set (first touch from
+    blank).
     """
     mask = (1 << bits) - 1
     before = totals[0] + totals[1]
@@ -96,6 +99,8 @@ def walk_loads(
                 for d in range(columns):
                     level = np.uint8((word >> np.uint32(bits * (columns - 1 - d))) & np.uint32(mask))
                     k = g * columns + d
+                    if first[c, r, k] == FAULTY:
+                        continue
                     if first[c, r, k] == UNTOUCHED:
                         first[c, r, k] = level
                         if level != 0:
@@ -137,15 +142,17 @@ class ChipWalk:
     Args:
         target: its size.
     Fields:
-        first: ``[crossbars, rows, columns]`` level at each cell's first touch, ``UNTOUCHED`` before it.
+        first: ``[crossbars, rows, columns]`` level at each cell's first touch (``UNTOUCHED`` before it) or
+            ``FAULTY``.
         wear: ``[crossbars, rows, columns]`` uint32 writes per cell.
         full, loads: cells of all loads, number of loads.
     """
 
     def __init__(self, target: Target) -> None:
-        """A blank chip."""
+        """A blank chip, whose faulty cells are not written."""
         shape = (target.crossbars, target.rows, target.columns)
         self.first = np.full(shape, UNTOUCHED, np.uint8)
+        self.first[target.faulty.index()] = FAULTY
         self.wear = np.zeros(shape, np.uint32)
         self.full = self.loads = 0
         self._state = np.zeros(shape, np.uint8)
@@ -168,7 +175,7 @@ class ChipWalk:
 
     def finish(self) -> tuple[Writes, Writes, Array]:
         """(steady, first) writes, and which cells the next inference puts back (now part of ``wear``)."""
-        touched = self.first != UNTOUCHED
+        touched = self.first < FAULTY
         up = touched & (self.first > self._state)
         down = touched & (self.first < self._state)
         self.wear += up | down

@@ -1,4 +1,4 @@
-"""level-wear: the worst cell lives longer, and faulty cells are kept out of the way."""
+"""level-wear: the worst cell lives longer."""
 
 from __future__ import annotations
 
@@ -12,24 +12,20 @@ from ir.stages import Placed, Programmed
 from passes.base import Context, Outcome, Pass, check
 from passes.counting import UNTOUCHED, load_runs, walk_loads
 from passes.manager import finish
-from passes.solvers.faults import avoid_faulty
 from passes.solvers.levelling import MOST_EPOCHS, Plan, Program, choose, live, still
 
 
 @dataclass(frozen=True)
 class LevelWear(Pass):
-    """Plans rotations of crossbars, rows and columns between epochs of inferences, and avoids faulty cells.
+    """Plans rotations of crossbars, rows and columns between epochs of inferences.
 
-    Rows of a section are exchanged so that no faulty cell of the target contradicts what is stored; a
-    weight that fits no row moves to a section of its own. The rotations do not change the program: they are
-    a plan in the manifest (facts), which the loader adds to every address. It counts the writes of each
-    change of epoch. Crossbars with faulty cells do not rotate; rows that are wired to their inputs (fixed
-    routing) do not either.
+    The rotations do not change the program: they are a plan in the manifest (facts), which the loader adds to every
+    address. It counts the writes of each change of epoch. Crossbars with faulty cells do not rotate; rows that are
+    wired to their inputs (fixed routing) do not either.
 
     Options:
         epochs: rotations in the plan, 0: chosen for the longest life.
         crossbars, rows, columns: what may rotate.
-        faulty: exchange rows so that faulty cells are avoided.
     """
 
     name: ClassVar[str] = "level-wear"
@@ -40,7 +36,6 @@ class LevelWear(Pass):
     crossbars: bool = True
     rows: bool = True
     columns: bool = True
-    faulty: bool = True
 
     def __post_init__(self) -> None:
         check(
@@ -48,11 +43,8 @@ class LevelWear(Pass):
         )
 
     def run(self, module: Module, context: Context) -> Outcome:
-        """Avoids faulty cells; the plan goes to the facts."""
+        """The plan goes to the facts."""
         module = finish(module)
-        figures: dict[str, int] = {}
-        if self.faulty:
-            module, figures = avoid_faulty(module)
         target = module.target
         fixed = target.faulty.crossbars()
         axes = (self.crossbars, self.rows and target.routing != "fixed", self.columns)
@@ -62,7 +54,7 @@ class LevelWear(Pass):
         if not self.epochs and (table["lifetime_levelled"] or 0) < (table["lifetime_still"] or 0):
             plan = still()
             table = lifetimes(program, plan, target.endurance)
-        return Outcome(module, {**figures, **table, "plan": plan.to_dict()})
+        return Outcome(module, {**table, "plan": plan.to_dict()})
 
 
 def lifetimes(program: Program, plan: Plan, endurance: float) -> dict[str, float | None]:

@@ -25,6 +25,7 @@ PASSES = Registry(
         "match-rows": "passes.match_rows:MatchRows",
         "reprogram": "passes.reprogram:Reprogram",
         "select-write-verify": "passes.select_write_verify:SelectWriteVerify",
+        "avoid-faults": "passes.avoid_faults:AvoidFaults",
         "level-wear": "passes.level_wear:LevelWear",
     },
 )

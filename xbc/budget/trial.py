@@ -13,6 +13,7 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Programmed
+from passes.avoid_faults import AvoidFaults
 from passes.base import Context
 from passes.counting import count_module, natural_module
 from passes.manager import Options, PassRecord, run_pipeline
@@ -81,11 +82,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Held:
-    """Rows matched and codes held at one penalty, what the crossbars compute with, and each layer's sum of squared
-    code errors."""
+    """Rows matched and codes held at one penalty (``final``: and placed around faulty cells), what the crossbars
+    compute with, and each layer's sum of squared code errors."""
 
     lambda_: float
     module: Module
+    final: Module
     records: list[PassRecord]
     codes: dict[str, Array]
     errors: dict[str, float]
@@ -140,15 +142,16 @@ class Trial:
             module, records = hold_codes(self.placed, lambda_, self.ratio, self.context)
             for record in records:
                 self.seconds[record.name] = self.seconds.get(record.name, 0.0) + record.seconds
-            codes = effective_codes(module)
-            self._held = Held(lambda_, module, records, codes, squared_errors(module, codes))
+            final = AvoidFaults().run(module, self.context).module if module.target.faulty else module
+            codes = effective_codes(final)
+            self._held = Held(lambda_, module, final, records, codes, squared_errors(final, codes))
         return self._held
 
     def __call__(self, lambda_: float) -> float:
         """The severity of one penalty's program; NOTHING_LEFT when no other penalty can do better: it writes nothing
         inside the budget, or holds nothing at all."""
         held = self._hold(lambda_)
-        module, errors = held.module, held.errors
+        module, errors = held.final, held.errors
         facts = self.judge(module, held.codes)
         if facts["agreement"] is None:
             raise XbcError("--max-drop needs a classifier: the model's output has one value; use --max-error")
@@ -156,7 +159,7 @@ class Trial:
         accepted = severity <= 1 + TOLERANCE
         writes = count_module(module).steady.total
         if accepted and (self.best is None or writes < min(p.writes for p in self.curve if p.accepted)):
-            self.best = (module, held.records, lambda_)
+            self.best = (held.module, held.records, lambda_)
         predicted = predicted_loss(self.placed, errors, self.context)
         self.curve.append(
             Point(

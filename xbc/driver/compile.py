@@ -19,6 +19,7 @@ from ir.progress import Progress
 from ir.stages import Body, Placed, Sectioned
 from ir.target import Target
 from ir.verify import check_module
+from passes.avoid_faults import AvoidFaults, with_faults
 from passes.base import Context, Pass
 from passes.manager import Hook, Options, PassRecord, Run, finish, gather_facts, run_pipeline
 from passes.pairs import free_pairs
@@ -149,6 +150,7 @@ def compile_model(
         )
     if pipeline is None and not lossy and free_pairs(module):
         passes = parse_pipeline(requantize(shape.of(level_text(level, pairs=True)), quantize or ""))
+    passes = passes if lossy else with_faults(passes, chip)
     if sensitivities is not None:
         if not lossy and not any(step.weighs() for step in passes):
             raise XbcError(
@@ -176,7 +178,7 @@ def compile_model(
     else:
         run = run_pipeline(module, passes, context, options)
     if not issubclass(run.module.stage(), Placed):
-        completion = missing_passes(run.module)
+        completion = with_faults(missing_passes(run.module), chip)
         rest = run_pipeline(run.module, completion, context, options)
         passes += completion
         run = Run(rest.module, run.records + rest.records)
@@ -215,6 +217,7 @@ def compile_model(
         "pipeline": text,
         "seed": seed,
         "output": str(directory),
+        **({"faults": facts[AvoidFaults.name]} if AvoidFaults.name in facts else {}),
         "order": facts.get("order-sections", {}).get("network"),
         **({} if loss is None else {"loss": loss}),
         "seconds": round(sum(row["seconds"] for row in spent.values()), 3),
@@ -306,10 +309,12 @@ def hold_within(
     from xbc.simulate.host import HostSession
 
     loss: dict[str, Any]
+    target = imported.module.target
     if budget.data is None:
         placed, records = prepare(imported.module, context, options, shape, quantize or "")
         limit = 0.5 if budget.max_error is None else budget.max_error
         tuned = bound_error(placed, limit, context)
+        final = run_pipeline(tuned.module, with_faults([], target), context, options)
         loss = {"max_error": limit}
     else:
         ports = HostSession(source, threads=context.threads).inputs
@@ -323,7 +328,8 @@ def hold_within(
         judge = Judge(source, imported, calibration, context, meter)
         chosen = tune_best(imported.module, judge, limit, context, options, shape, quantize)
         tuned, records, quantize = chosen.tuned, chosen.records, chosen.quantize
-        lost = Judge(source, imported, report, context, meter)(tuned.module)
+        final = run_pipeline(tuned.module, with_faults([], target), context, options)
+        lost = Judge(source, imported, report, context, meter)(final.module)
         loss = {
             "max_drop": limit,
             "calibration_samples": len(next(iter(calibration.inputs.values()))),
@@ -333,7 +339,11 @@ def hold_within(
     loss["curve"] = [point.facts() for point in tuned.curve]
     notes += tuned.notes
     text = requantize(shape.of(tuned.text), quantize or "")
-    return Run(tuned.module, records + tuned.records), parse_pipeline(text), loss
+    return (
+        Run(final.module, records + tuned.records + final.records),
+        with_faults(parse_pipeline(text), target),
+        loss,
+    )
 
 
 def missing_passes(module: Module) -> list[Pass]:

@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip
 DEMO := models/digits_cnn.onnx
 DATA := models/digits_eval.npz
 ROUNDS ?= 3
+CASES ?= 500
+SEED ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install dev test check installed versions fuzz lint docs docs-serve pages pictures bench clean
@@ -53,6 +55,11 @@ versions: ## the whole test suite on the oldest and the newest Python and depend
 fuzz: dev ## the property tests with other examples each time, ROUNDS times (minutes each)
 	@for round in $$(seq $(ROUNDS)); do \
 	  $(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile fuzz || exit 1; done
+
+attack: dev ## changed programs, power cuts, signals: CASES of each, SEED (minutes; CASES=10000 takes hours)
+	@$(BIN)/python attack/programs.py --cases $(CASES) --seed $(SEED)
+	@$(BIN)/python attack/recovery.py --cuts $$(( $(CASES) / 10 )) --cases $(CASES) --seed $(SEED)
+	@$(BIN)/python attack/signals.py --signals $$(( $(CASES) / 10 )) --limits $$(( $(CASES) / 10 )) --seed $(SEED)
 
 lint: dev ## ruff and mypy
 	$(BIN)/ruff check .

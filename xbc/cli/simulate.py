@@ -154,5 +154,7 @@ def write_npz(path: Path, arrays: dict[str, Array]) -> None:
 
     with whole_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for key, array in arrays.items():
-            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+            entry = zipfile.ZipInfo(f"{key}.npy")  # without a time: the same arrays give the same bytes
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)

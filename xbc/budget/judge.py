@@ -18,6 +18,7 @@ from xbc.frontend import Imported, host_with_weights, module_tensors
 from xbc.simulate.data import DataSet
 from xbc.simulate.host import HostSession
 from xbc.simulate.metrics import Comparison
+from xbc.simulate.samples import SampleAxis
 
 EVALUATIONS = "evaluations"
 """What a ``Meter`` calls runs of a model."""
@@ -39,6 +40,15 @@ def split(data: DataSet) -> tuple[DataSet, DataSet]:
     return halves[0], halves[1]
 
 
+def check_samples(session: HostSession, data: DataSet) -> None:
+    """Raises XbcError when the set is one whole input: it has no samples to be counted or split."""
+    if len(next(iter(data.inputs.values()))) > 1 and session.one_input(data.inputs):
+        raise XbcError(
+            "--data is one whole input, its rows are no samples: give several inputs, with one more axis in front that "
+            "counts them"
+        )
+
+
 class Judge:
     """Compares a module's effective weights with the unmodified model on fixed samples."""
 
@@ -52,9 +62,10 @@ class Judge:
             self._run_unmodified(source, data, context)
 
     def _run_unmodified(self, source: Path, data: DataSet, context: Context) -> None:
-        session = HostSession(source, threads=self.threads, name="the unmodified model")
+        self.axis = SampleAxis(self.imported.host)
+        session = HostSession(source, threads=self.threads, name="the unmodified model", axis=self.axis)
         self.inputs = {p.name: data.inputs[p.name] for p in session.inputs if p.name in data.inputs}
-        self.wanted = session.run(
+        self.wanted = session.collect(
             self.inputs, progress=lambda what, done, total: context.progress("unmodified model", done, total)
         )
         self.progress = context.progress
@@ -67,8 +78,8 @@ class Judge:
 
     def _compare(self, module: Module, codes: dict[str, Array]) -> dict[str, Any]:
         model = host_with_weights(self.imported.host, module_tensors(module, codes))
-        session = HostSession(model, threads=self.threads, name="the compiled model")
-        outputs = session.run(
+        session = HostSession(model, threads=self.threads, name="the compiled model", axis=self.axis)
+        outputs = session.collect(
             self.inputs, progress=lambda what, done, total: self.progress("evaluating", done, total)
         )
         comparison = Comparison(self.data.labels, None)

@@ -18,6 +18,7 @@ from xbc.cli.options import (
     memory_option,
     program_argument,
     quiet_option,
+    sample_axis_option,
     samples_per_run,
     seed_option,
     threads_option,
@@ -48,14 +49,15 @@ if TYPE_CHECKING:
 @seed_option
 @limit_option
 @batch_option
+@sample_axis_option
 @memory_option
 @threads_option
 @json_option
 @quiet_option
 def command(
     program: Path, data: Path, model: Path | None, output: str | None, fidelity: str, seed: int,
-    limit: int | None, batch: int | None, memory: int | None, threads: int, as_json: bool, quiet: bool,
-    **options: Any,
+    limit: int | None, batch: int | None, sample_axis: str, memory: int | None, threads: int,
+    as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compare the network that the cells hold with the model before compiling, over a set.
 
@@ -74,7 +76,7 @@ def command(
     """
     from xbc.backend import Program
     from xbc.simulate.ideal import evaluate
-    from xbc.simulate.replayed import check_is_the_model, exact_model, read_set, replayed_model
+    from xbc.simulate.replayed import check_is_the_model, exact_model, host_axis, read_set, replayed_model
 
     refuse_unused(fidelity, options)
     opened = Program.open(program)
@@ -87,12 +89,24 @@ def command(
             compiled = replayed_model(opened, progress)
             sets = read_set(data, compiled, limit)
             facts = evaluate(
-                reference, compiled, sets, output=output, threads=threads, batch=runs, progress=progress
+                reference, compiled, sets, output=output, threads=threads, batch=runs,
+                axis=host_axis(opened, sample_axis, sets), progress=progress,
             )  # fmt: skip
             facts["fidelity"] = IDEAL
         else:
             facts = _simulated(
-                opened, reference, data, fidelity, options, output, seed, limit, runs, threads, progress
+                opened,
+                reference,
+                data,
+                fidelity,
+                options,
+                output,
+                seed,
+                limit,
+                runs,
+                sample_axis,
+                threads,
+                progress,
             )
     notes = facts.pop("notes")
     facts["reference_is"] = "model" if model is not None else "exact-codes"
@@ -106,7 +120,7 @@ def command(
 
 def _simulated(
     program: Program, reference: Model, data: Path, fidelity: str, options: dict[str, Any],
-    output: str | None, seed: int, limit: int | None, batch: Batch, threads: int, progress: Progress,
+    output: str | None, seed: int, limit: int | None, batch: Batch, sample_axis: str, threads: int, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """The facts at converter or device fidelity."""
     from xbc.cli.fidelity import settings_of
@@ -114,14 +128,18 @@ def _simulated(
     from xbc.simulate.data import load_data
     from xbc.simulate.fidelity import Reference, Simulation, evaluate
     from xbc.simulate.replayed import cut_set, open_chip
+    from xbc.simulate.samples import SampleAxis
 
     chip = open_chip(program, options["settings"], options["calibration"], progress)
+    sets = cut_set(load_data(data, chip.ports), limit)
+    axis = SampleAxis(chip.host, sample_axis, cut=sets.cut)
     simulation = Simulation(
         chip.host, chip.module, settings_of(fidelity, options, seed), calibration=chip.calibration,
-        threads=threads, batch=batch, progress=progress,
+        threads=threads, batch=batch, axis=axis, progress=progress,
     )  # fmt: skip
-    sets = cut_set(load_data(data, chip.ports), limit)
-    against = Reference.of(reference, sets, output=output, threads=threads, batch=batch, progress=progress)
+    against = Reference.of(
+        reference, sets, output=output, threads=threads, batch=batch, axis=axis, progress=progress
+    )  # fmt: skip
     facts = evaluate(against, simulation, progress)
     if options["blame"]:
         ranked = blame(against, simulation, progress=progress)

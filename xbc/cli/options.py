@@ -48,6 +48,13 @@ batch_option = click.option(
 )
 
 
+sample_axis_option = click.option(
+    "--sample-axis", type=click.Choice(["auto", "0", "none"]), default="auto", show_default=True,
+    help="Whether the first axis of the inputs counts samples: the graph decides (auto), yes (0), no (none: one whole "
+    "input).",
+)  # fmt: skip
+
+
 def _memory(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
     from xbc.simulate.memory import parse_size
 

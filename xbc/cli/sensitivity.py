@@ -71,14 +71,14 @@ def command(
     from xbc.sensitivity import model_sensitivities, save_sensitivities
     from xbc.sensitivity.diagonal import data_port
     from xbc.simulate.data import load_data
+    from xbc.simulate.replayed import cut_set
     from xbc.targets import load_target
 
     path = check_file(output or Path(f"{model.stem}.sens.npz"), "an .npz", data, model)
     imported = import_model(model, load_target("gather-128"))
     port = data_port(imported)
-    sets = load_data(data, [port])
-    x = sets.inputs[port.name][:limit]
-    labels = None if sets.labels is None else sets.labels[:limit]
+    sets = cut_set(load_data(data, [port]), limit)
+    x, labels = sets.inputs[port.name], sets.labels
     with console.progress_bars(quiet) as progress:
         found = model_sensitivities(
             imported, x, labels, loss=loss, method=method, seed=seed, noise=noise,  # type: ignore[arg-type]

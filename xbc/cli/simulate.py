@@ -18,6 +18,7 @@ from xbc.cli.options import (
     memory_option,
     program_argument,
     quiet_option,
+    sample_axis_option,
     samples_per_run,
     seed_option,
     threads_option,
@@ -44,13 +45,14 @@ if TYPE_CHECKING:
 @seed_option
 @limit_option
 @batch_option
+@sample_axis_option
 @memory_option
 @threads_option
 @json_option
 @quiet_option
 def command(
     program: Path, inputs: Path, output: Path | None, fidelity: str, seed: int, limit: int | None,
-    batch: int | None, memory: int | None, threads: int, as_json: bool, quiet: bool, **options: Any,
+    batch: int | None, sample_axis: str, memory: int | None, threads: int, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Run the network with the weights that the cells hold after a replay of the program.
 
@@ -66,7 +68,7 @@ def command(
     from xbc.backend import Program
     from xbc.simulate.ideal import simulate
     from xbc.simulate.memory import peak_rss_bytes
-    from xbc.simulate.replayed import read_set, replayed_model
+    from xbc.simulate.replayed import host_axis, read_set, replayed_model
 
     if output is not None:
         check_file(output, "an .npz", inputs)
@@ -77,10 +79,13 @@ def command(
         if fidelity == IDEAL:
             model = replayed_model(opened, progress)
             data = read_set(inputs, model, limit)
-            outputs, notes = simulate(model, data, threads=threads, batch=runs, progress=progress)
+            axis = host_axis(opened, sample_axis, data)
+            outputs, notes = simulate(
+                model, data, threads=threads, batch=runs, axis=axis, progress=progress
+            )  # fmt: skip
         else:
             outputs, notes = _simulated(
-                opened, inputs, fidelity, options, seed, limit, runs, threads, progress
+                opened, inputs, fidelity, options, seed, limit, runs, sample_axis, threads, progress
             )
     for sentence in notes:
         console.note(f"xbc: note: {sentence}", quiet)
@@ -114,23 +119,25 @@ def command(
 
 def _simulated(
     program: Program, inputs: Path, fidelity: str, options: dict[str, Any], seed: int, limit: int | None,
-    batch: Batch, threads: int, progress: Progress,
+    batch: Batch, sample_axis: str, threads: int, progress: Progress,
 ) -> tuple[dict[str, Array], tuple[str, ...]]:  # fmt: skip
     """Outputs at converter or device fidelity, and notes."""
     from xbc.cli.fidelity import settings_of
     from xbc.simulate.data import load_data
     from xbc.simulate.fidelity import Simulation
     from xbc.simulate.replayed import cut_set, open_chip
+    from xbc.simulate.samples import SampleAxis
 
     chip = open_chip(program, options["settings"], options["calibration"], progress)
+    data = cut_set(load_data(inputs, chip.ports), limit)
     simulation = Simulation(
         chip.host, chip.module, settings_of(fidelity, options, seed), calibration=chip.calibration,
-        threads=threads, batch=batch, progress=progress,
+        threads=threads, batch=batch, axis=SampleAxis(chip.host, sample_axis, cut=data.cut), progress=progress,
     )  # fmt: skip
     if fidelity == "devices":
         simulation.new_chip(0)
-    outputs = simulation.run(cut_set(load_data(inputs, chip.ports), limit), progress=progress)
-    return outputs, simulation.session.notes
+    outputs = simulation.run(data, progress=progress)
+    return simulation.session.plan.together(outputs), simulation.session.notes
 
 
 def describe(name: str, array: Array) -> dict[str, Any]:

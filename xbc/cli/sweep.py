@@ -18,6 +18,7 @@ from xbc.cli.options import (
     memory_option,
     program_argument,
     quiet_option,
+    sample_axis_option,
     samples_per_run,
     seed_option,
     threads_option,
@@ -57,13 +58,15 @@ if TYPE_CHECKING:
 @seed_option
 @limit_option
 @batch_option
+@sample_axis_option
 @memory_option
 @threads_option
 @json_option
 @quiet_option
 def command(
     program: Path, over: tuple[str, ...], data: Path, model: Path | None, output_name: str | None,
-    files: tuple[Path, ...], seed: int, limit: int | None, batch: int | None, memory: int | None, threads: int,
+    files: tuple[Path, ...], seed: int, limit: int | None, batch: int | None, sample_axis: str,
+    memory: int | None, threads: int,
     as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure the accuracy over settings of the converters or devices and draw the curve.
@@ -83,6 +86,7 @@ def command(
     from xbc.simulate.memory import peak_rss_bytes
     from xbc.simulate.plots import FORMATS, draw
     from xbc.simulate.replayed import check_is_the_model, cut_set, exact_model, open_chip
+    from xbc.simulate.samples import SampleAxis
     from xbc.simulate.sweep import parse_axis, sweep, to_csv
 
     axes = [parse_axis(text) for text in over]
@@ -98,14 +102,17 @@ def command(
     with console.progress_bars(quiet) as progress:
         chip = open_chip(opened, options["settings"], options["calibration"], progress)
         sets = cut_set(load_data(data, chip.ports), limit)
+        axis = SampleAxis(chip.host, sample_axis, cut=sets.cut)
         reference = Reference.of(
             model if model is not None else exact_model(opened), sets, output=output_name, threads=threads,
-            batch=runs, progress=progress,
+            batch=runs, axis=axis, progress=progress,
         )  # fmt: skip
         points = sweep(
             chip.host, chip.module, axes, reference, settings_of(fidelity, options, seed),
-            calibration=chip.calibration, threads=threads, batch=runs, progress=progress,
+            calibration=chip.calibration, threads=threads, batch=runs, axis=axis, progress=progress,
         )  # fmt: skip
+    for sentence in reference.notes:
+        console.note(f"xbc: note: {sentence}", quiet)
     made = [
         (path, to_csv(points).encode() if path.suffix.lower() == ".csv" else draw(points, path, program.stem))
         for path in files

@@ -302,11 +302,12 @@ def hold_within(
     notes: list[str], meter: Meter, quantize: str | None,
 ) -> tuple[Run, list[Pass], dict[str, Any]]:  # fmt: skip
     """Level 3: the run, its pipeline, and what it lost (the ``loss`` object of the summary)."""
-    from xbc.budget.judge import Judge, split
+    from xbc.budget.judge import Judge, check_samples, split
     from xbc.budget.tune import add_sensitivities, prepare, tune_best
     from xbc.budget.without_data import bound_error
     from xbc.simulate.data import load_data
     from xbc.simulate.host import HostSession
+    from xbc.simulate.samples import SampleAxis
 
     loss: dict[str, Any]
     target = imported.module.target
@@ -317,8 +318,10 @@ def hold_within(
         final = run_pipeline(tuned.module, with_faults([], target), context, options)
         loss = {"max_error": limit}
     else:
-        ports = HostSession(source, threads=context.threads).inputs
+        session = HostSession(source, threads=context.threads, axis=SampleAxis(imported.host))
+        ports = session.inputs
         calibration = load_data(budget.data, ports)
+        check_samples(session, calibration)
         if budget.report_data is None:
             calibration, report = split(calibration)
         else:

@@ -339,3 +339,14 @@ def _reference(
     )
     feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
     return ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, feeds)
+
+
+def reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Names a node reads, those that its bodies take from around it included."""
+    yield from node.input
+    for _, body in bodies(node):
+        inner = {i.name for i in body.input} | {t.name for t in body.initializer}
+        for child in body.node:
+            yield from (n for n in reads(child) if n not in inner)
+            inner.update(child.output)
+        yield from (o.name for o in body.output if o.name and o.name not in inner)

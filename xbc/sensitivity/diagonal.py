@@ -27,7 +27,9 @@ from xbc.frontend import Imported, module_tensors
 from xbc.operators import Operator, find
 from xbc.operators.step import Step, unbroadcast
 from xbc.sensitivity.graph import Plan, Region, make_plan
-from xbc.simulate.host import Port
+from xbc.simulate.feeds import Port
+from xbc.simulate.plan import TOLD_BY
+from xbc.simulate.samples import SampleAxis
 
 Loss = Literal["cross-entropy", "empirical", "squared"]
 Method = Literal["recursion", "gradient"]
@@ -151,7 +153,7 @@ class _Engine:
             for t in self.graph.initializer
             if t.name in set(self.plan.tensors)
         }
-        self.input = data_port(model)
+        self.input, self.host = data_port(model), model.host
         self.computed = [
             name
             for name in self.plan.tensors
@@ -177,12 +179,23 @@ class _Engine:
     def check_inputs(self, x: Array, labels: Array | None) -> None:
         """Raises XbcError for data that does not fit."""
         shape = self.input.shape
+        if x.dtype.hasobject or not np.can_cast(x.dtype, self.input.dtype, "same_kind"):
+            raise XbcError(
+                f"sensitivity: the data is {x.dtype}, the model's input is {self.input}: convert it first"
+            )
         if x.ndim != len(shape) or any(s and s != n for s, n in zip(shape[1:], x.shape[1:], strict=True)):
             raise XbcError(
                 f"sensitivity: the data has shape {list(x.shape)}, the model's input is {self.input}"
             )
         if not len(x):
             raise XbcError("sensitivity: the data holds no samples")
+        if not shape[0] and len(x) > 1:
+            dealing = SampleAxis(self.host).dealing({self.input.name: x}, {}, TOLD_BY)
+            if dealing.kind not in ("apart", "single"):
+                raise XbcError(
+                    f"sensitivity: rows of the data are not known to be samples: {dealing.why}; fix the first axis of "
+                    f"the model's input to the length of one whole input"
+                )
         if self.power == 1 and shape[0] and shape[0] > 1:
             raise XbcError(
                 f"sensitivity: method=gradient needs one sample at a time, the model takes {shape[0]}: give it a free "

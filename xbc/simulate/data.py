@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 
 from ir.arrays import Array
 from ir.errors import XbcError
-from xbc.simulate.host import Port
+from xbc.simulate.feeds import Port
 from xbc.simulate.memory import half_of_memory
 
 LABELS = "labels"
@@ -34,10 +34,12 @@ class DataSet:
     Fields:
         inputs: model input name -> array.
         labels: integer class per sample (or per position of a sample), None when the file has none.
+        cut: some of the file's first axis was left out (``--limit``).
     """
 
     inputs: dict[str, Array]
     labels: Array | None = None
+    cut: bool = False
 
 
 def load_data(path: str | os.PathLike[str], ports: Sequence[Port]) -> DataSet:

@@ -20,9 +20,10 @@ from xbc.simulate.data import DataSet
 from xbc.simulate.devices import ChipTrial, is_ideal
 from xbc.simulate.host import HostSession, Model
 from xbc.simulate.memory import Batch, Budget, Store, peak_rss_bytes, release
-from xbc.simulate.metrics import Comparison
+from xbc.simulate.metrics import Comparison, check_labels
 from xbc.simulate.montecarlo import monte_carlo
 from xbc.simulate.network import CrossbarSession, Ranges
+from xbc.simulate.samples import SampleAxis
 
 COMPARED_SAMPLES = 64
 MEASURED_SAMPLES = 64
@@ -59,18 +60,19 @@ class Simulation:
         calibration: inputs for calibrated ranges.
         ranges: calibrated ranges that are known already.
         batch: samples per run; with a ``Budget`` the pieces of the layers' matrices shrink with it too.
+        axis: as of ``HostSession``.
     Raises: XbcError when a range is to be calibrated and there is no calibration set.
     """
 
     def __init__(
         self, host: onnx.ModelProto, module: Module, settings: Settings, *,
         calibration: Mapping[str, Array] | None = None, ranges: Ranges | None = None, threads: int = 2,
-        batch: Batch = None, progress: Progress | None = None,
+        batch: Batch = None, axis: SampleAxis | None = None, progress: Progress | None = None,
     ) -> None:  # fmt: skip
         """See the class."""
         self.module, self.settings = module, settings
         self.threads, self.batch = threads, batch
-        self.session = CrossbarSession(host, module, adc=settings.adc, threads=threads)
+        self.session = CrossbarSession(host, module, adc=settings.adc, threads=threads, axis=axis)
         if isinstance(batch, Budget):
             batch.check("the replayed program")
             for layer in self.session.layers.values():
@@ -104,7 +106,7 @@ class Simulation:
     def run(
         self, data: DataSet, *, measure: bool = False, progress: Progress | None = None
     ) -> dict[str, Array]:
-        """All outputs for all samples."""
+        """All outputs, samples first (``session.plan.together``: as the model lays them out)."""
         store = Store(self.session.name)
         self.session.measure(measure)
         for start, out in self.session.stream(data.inputs, batch=self.batch, progress=progress):
@@ -140,26 +142,32 @@ class Reference:
     @classmethod
     def of(
         cls, model: Model, data: DataSet, *, output: str | None = None, threads: int = 2,
-        batch: Batch = None, progress: Progress | None = None,
+        batch: Batch = None, axis: SampleAxis | None = None, progress: Progress | None = None,
     ) -> Reference:  # fmt: skip
         """Runs the reference once.  Raises XbcError for an unknown output or labels that do not suit."""
-        session = HostSession(model, threads=threads, name="the reference model")
+        session = HostSession(model, threads=threads, name="the reference model", axis=axis)
         inputs = {p.name: data.inputs[p.name] for p in session.inputs if p.name in data.inputs}
         _, samples = session.feeds(inputs)
-        if data.labels is not None and len(data.labels) != samples:
-            raise XbcError(f"the set has {samples} samples but {len(data.labels)} labels")
+        whole = session.one_input(inputs)
+        if not whole:
+            check_labels(data.labels, samples)
         names = [p.name for p in session.outputs]
         if output is not None and output not in names:
             raise XbcError(f"the model has no output {output!r}; its outputs: {', '.join(map(repr, names))}")
-        outputs = session.run(inputs, batch=batch, progress=progress)
+        outputs = session.collect(inputs, batch=batch, progress=progress)
+        check_labels(data.labels, len(outputs[output or names[0]]))
         return cls(outputs, DataSet(inputs, data.labels), output, session.notes)
 
     def compare(self, outputs: dict[str, Array]) -> dict[str, Any]:
         """Facts of ``Comparison`` for outputs of the simulated network."""
         comparison = Comparison(self.data.labels, self.output)
-        samples = len(next(iter(self.outputs.values())))
-        for start in range(0, samples, COMPARED_SAMPLES):
-            part = slice(start, start + COMPARED_SAMPLES)
+        lengths = {len(array) for array in self.outputs.values()}
+        samples = max(lengths)
+        step = (
+            COMPARED_SAMPLES if len(lengths) == 1 else max(1, samples)
+        )  # one whole input may have outputs of any
+        for start in range(0, samples, step):
+            part = slice(start, start + step)
             comparison.add(
                 {name: array[part] for name, array in self.outputs.items()},
                 {name: array[part] for name, array in outputs.items()},

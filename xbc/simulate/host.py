@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +15,14 @@ from ir.errors import XbcError
 from ir.progress import Progress
 from xbc.frontend.read import one_line
 from xbc.simulate.exact import exact, has_products
+from xbc.simulate.feeds import Feed, Port, feed_of, whole_inputs
 from xbc.simulate.memory import Batch, Budget, Pace, Store, release
+from xbc.simulate.plan import Plan, plan
+from xbc.simulate.samples import SampleAxis
 from xbc.system.scratch import scratch_folder
 
 Model = onnx.ModelProto | str | os.PathLike[str]
 
-VALUES_PER_RUN = 2**20
-"""Input values that one run takes at most, where the batch is free (at least one sample)."""
-LARGEST_BATCH = 64
 SIDE_FILE_BYTES = 2**28
 """Larger models reach onnxruntime through a file with external data: no second copy, no 2 GiB limit."""
 
@@ -33,47 +31,6 @@ _TYPES = {
     "int16": "int16", "uint16": "uint16", "int32": "int32", "uint32": "uint32", "int64": "int64",
     "uint64": "uint64", "bool": "bool",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of a model: its name, numpy type name and dims (None where free)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-
-    def __str__(self) -> str:
-        """For messages: ``'input' float32 [free, 3, 224, 224]``."""
-        dims = ", ".join("free" if d is None else str(d) for d in self.shape)
-        return f"{self.name!r} {self.dtype} [{dims}]"
-
-
-@dataclass(frozen=True)
-class Feed:
-    """How a set's array is dealt to runs.
-
-    Fields:
-        array: the samples.
-        kind: ``batch`` (the first axis is the model's batch), ``sample`` (the first axis counts samples, each
-            a whole input) or ``shared`` (the same for every run).
-    """
-
-    port: Port
-    array: Array
-    kind: str
-
-    def part(self, start: int, stop: int, padded: int) -> Array:
-        """Input for samples ``start..stop``, repeated at its end up to ``padded`` samples."""
-        if self.kind == "shared":
-            piece = self.array
-        elif self.kind == "sample":
-            piece = self.array[start]
-        else:
-            piece = self.array[start:stop]
-            if padded > stop - start:
-                piece = np.concatenate([piece, np.repeat(piece[-1:], padded - (stop - start), axis=0)])
-        return np.asarray(piece, dtype=self.port.dtype, order="C")
 
 
 class HostSession:
@@ -89,12 +46,14 @@ class HostSession:
             given up).
     """
 
-    def __init__(self, model: Model, *, threads: int = 2, name: str = "the model") -> None:
-        """Load ``model``.
+    def __init__(
+        self, model: Model, *, threads: int = 2, name: str = "the model", axis: SampleAxis | None = None
+    ) -> None:
+        """Load ``model``; ``axis`` says whether the first axis of its inputs counts samples.
 
         Raises: XbcError when onnxruntime cannot load it.
         """
-        self.name = name
+        self.name, self.axis, self.plan = name, axis or SampleAxis(model), Plan(1)
         model, folder, self.notes = _with_exact_products(model)
         try:
             self._session = _open(model, threads, ort.GraphOptimizationLevel.ORT_ENABLE_ALL, folder)
@@ -118,11 +77,11 @@ class HostSession:
         for port in self.inputs:
             if port.name not in inputs:
                 raise XbcError(f"{self.name} needs an array for its input {port}")
-            feeds.append(_feed(port, inputs[port.name]))
+            feeds.append(feed_of(port, inputs[port.name]))
         counts = {f.port.name: len(f.array) for f in feeds if f.kind != "shared"}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{name!r} has {n}" for name, n in counts.items())
-            raise XbcError(f"the arrays differ in their number of samples: {listed}{_whole_inputs(feeds)}")
+            raise XbcError(f"the arrays differ in their number of samples: {listed}{whole_inputs(feeds)}")
         samples = next(iter(counts.values()), 1)
         if samples == 0:
             raise XbcError(f"the arrays for {self.name} hold no samples")
@@ -133,6 +92,8 @@ class HostSession:
     ) -> Iterator[tuple[int, dict[str, Array]]]:
         """Run all samples; yields (first sample, output name -> array with one entry per sample).
 
+        Where the first axis does not count samples (``axis``) there is one run, with outputs as they are.
+
         Args:
             inputs: input name -> array, see ``feeds``.
             batch: samples per run where the model leaves it free; default by input size, up to which a
@@ -142,52 +103,57 @@ class HostSession:
         """
         feeds, samples = self.feeds(inputs)
         pace = batch.pace() if isinstance(batch, Budget) else batch if isinstance(batch, Pace) else None
-        size, padded = self._batch(feeds, batch if isinstance(batch, int) else None)
+        chosen = plan(feeds, samples, batch if isinstance(batch, int) else None, self.axis, self.name)
+        self.plan = chosen
+        self.notes = tuple(dict.fromkeys((*self.notes, *chosen.notes)))
         names = [p.name for p in self.outputs]
-        stacked: set[str] = set()
-        if not padded and any(not p.shape or p.shape[0] is not None for p in self.outputs):
-            stacked = {p.name for p in self.outputs if not p.shape or p.shape[0] is not None}
-            size = 1
-        start, most = 0, size
+        loose: set[str] = set()
+        start, size = 0, chosen.size
+        most = size
         while start < samples:
-            if pace is not None and not padded:
+            if pace is not None and not chosen.padded and not chosen.whole:
                 size = pace.samples(start, most)
             stop = min(start + size, samples)
-            width = size if padded else stop - start
-            try:
-                results = self._session.run(names, {f.port.name: f.part(start, stop, width) for f in feeds})
-            except XbcError:  # a simulated layer has said what is wrong
-                raise
-            except Exception as error:
-                raise XbcError(f"onnxruntime fails to run {self.name}: {one_line(error)}") from None
-            results = [np.asarray(r) for r in results]
-            if any(f.kind == "sample" for f in feeds):
-                stacked = set(names)
-            loose = {n for n, r in zip(names, results, strict=True) if r.ndim == 0 or r.shape[0] != width}
-            if loose - stacked:
-                if padded and size > 1:
-                    raise XbcError(
-                        f"output {min(loose)!r} of {self.name} has no batch axis, "
-                        f"so its {size} samples per run cannot be told apart"
-                    )
-                stacked |= loose
-                if size > 1:  # one sample per run tells them apart
-                    size = most = 1
+            width = size if chosen.padded else stop - start
+            results = self._run(names, {f.port.name: f.part(start, stop, width) for f in feeds})
+            if chosen.places is None and not (chosen.whole or chosen.stacked):
+                loose |= {n for n, r in results.items() if r.ndim == 0 or r.shape[0] != width}
+                if loose and size > 1:
+                    if chosen.padded:
+                        raise XbcError(
+                            f"output {min(loose)!r} of {self.name} has no batch axis, "
+                            f"so its {size} samples per run cannot be told apart"
+                        )
+                    size = most = 1  # one sample per run tells them apart
                     continue
-            out = {
-                n: r[None] if n in stacked else r[: stop - start] for n, r in zip(names, results, strict=True)
-            }
+            if chosen.whole:
+                out = {n: np.atleast_1d(r) for n, r in results.items()}
+            elif chosen.stacked:
+                out = {n: r[None] for n, r in results.items()}
+            elif chosen.places is not None:
+                out = {n: chosen.apart(n, r, stop - start, width) for n, r in results.items()}
+            else:
+                out = {n: r[None] if n in loose else r[: stop - start] for n, r in results.items()}
             yield start, out
             for feed in feeds:
                 release(feed.array)
             if pace is not None:
                 one = "one sample" if stop - start == 1 else f"{stop - start} samples"
                 pace.budget.check(f"running {self.name} with {one} at a time")
-            start = stop
+            start = samples if chosen.whole else stop
             if progress is not None:
                 progress(f"running {self.name}", start, samples)
 
-    def run(
+    def _run(self, names: list[str], given: dict[str, Array]) -> dict[str, Array]:
+        try:
+            results = self._session.run(names, given)
+        except XbcError:  # a simulated layer has said what is wrong
+            raise
+        except Exception as error:
+            raise XbcError(f"onnxruntime fails to run {self.name}: {one_line(error)}") from None
+        return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
+
+    def collect(
         self, inputs: Mapping[str, Array], *, batch: Batch = None, progress: Progress | None = None
     ) -> dict[str, Array]:
         """All outputs for all samples, as ``stream`` gives them, concatenated."""
@@ -196,54 +162,17 @@ class HostSession:
             store.add(out)
         return store.arrays()
 
-    def _batch(self, feeds: Sequence[Feed], wanted: int | None) -> tuple[int, bool]:
-        """(samples per run, whether the model fixes that number)."""
-        if wanted is not None and wanted < 1:
-            raise XbcError(f"a batch of {wanted} samples is too small")
-        fixed = {f.port.shape[0] for f in feeds if f.kind == "batch"} - {None}
-        whole = any(f.kind == "sample" for f in feeds)
-        if len(fixed) > 1 or (whole and fixed - {1}):
-            raise XbcError(
-                f"the inputs of {self.name} fix different batch sizes: give whole inputs per sample"
-            )
-        if whole:
-            return 1, True
-        if fixed:
-            size = fixed.pop()
-            assert size is not None
-            return size, True
-        if wanted is not None:
-            return wanted, False
-        values = max((math.prod(f.array.shape[1:]) for f in feeds if f.kind == "batch"), default=1)
-        return max(1, min(LARGEST_BATCH, VALUES_PER_RUN // max(1, values))), False
+    def run(
+        self, inputs: Mapping[str, Array], *, batch: Batch = None, progress: Progress | None = None
+    ) -> dict[str, Array]:
+        """All outputs for all samples, laid out as the model lays them out."""
+        outputs = self.collect(inputs, batch=batch, progress=progress)
+        return self.plan.together(outputs)
 
-
-def _feed(port: Port, array: Array) -> Feed:
-    if array.dtype.hasobject or not np.can_cast(array.dtype, port.dtype, "same_kind"):
-        raise XbcError(f"array {port.name!r} is {array.dtype}, the model's input is {port}: convert it first")
-    if array.ndim == len(port.shape) + 1 and _fits(array.shape[1:], port.shape):
-        return Feed(port, array, "sample")
-    if array.ndim == len(port.shape) >= 1 and _fits(array.shape[1:], port.shape[1:]):
-        return Feed(port, array, "batch")
-    if array.ndim == 0 and not port.shape:
-        return Feed(port, array, "shared")
-    raise XbcError(f"array {port.name!r} has shape {list(array.shape)}, which does not suit the input {port}")
-
-
-def _whole_inputs(feeds: Sequence[Feed]) -> str:
-    """What to do for a model whose batch is not the first axis of an input (a recurrent state has layers there)."""
-    for feed in feeds:
-        shape = feed.port.shape
-        if feed.kind == "batch" and shape[0] is not None and None in shape:
-            return (
-                f"; the first axis of {feed.port} is not the samples', so give every input whole, with one more "
-                f"axis in front that counts the samples"
-            )
-    return ""
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return all(w is None or s == w for s, w in zip(shape, wanted, strict=True))
+    def one_input(self, inputs: Mapping[str, Array]) -> bool:
+        """Whether the arrays are one whole input, of which no part can be run alone."""
+        feeds, samples = self.feeds(inputs)
+        return plan(feeds, samples, None, self.axis, self.name).whole
 
 
 def _port(arg: ort.NodeArg) -> Port:

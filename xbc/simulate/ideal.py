@@ -16,7 +16,8 @@ from xbc.frontend.weights import codes_tensor
 from xbc.simulate.data import DataSet
 from xbc.simulate.host import HostSession, Model
 from xbc.simulate.memory import Batch, Budget
-from xbc.simulate.metrics import Comparison
+from xbc.simulate.metrics import Comparison, check_labels
+from xbc.simulate.samples import SampleAxis
 
 
 class StoredLayer(Protocol):
@@ -74,10 +75,11 @@ def simulate(
     *,
     threads: int = 2,
     batch: Batch = None,
+    axis: SampleAxis | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Array], tuple[str, ...]]:
     """Outputs of a model for every sample of a set, by output name, and the session's notes."""
-    session = HostSession(model, threads=threads, name="the compiled model")
+    session = HostSession(model, threads=threads, name="the compiled model", axis=axis)
     return session.run(data.inputs, batch=batch, progress=progress), session.notes
 
 
@@ -89,6 +91,7 @@ def evaluate(
     output: str | None = None,
     threads: int = 2,
     batch: Batch = None,
+    axis: SampleAxis | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compare a compiled model with its reference over a set, streamed.
@@ -98,20 +101,22 @@ def evaluate(
         compiled: see ``compiled_model``.
         data: inputs and, optionally, labels.
         output: name of the output that is classified; default the first.
+        axis: of both models; default: the compiled one's graph decides.
     Returns: see ``Comparison.result``, plus ``notes``.
     Raises: XbcError.
     """
-    before = HostSession(reference, threads=threads, name="the reference model")
-    after = HostSession(compiled, threads=threads, name="the compiled model")
+    axis = axis or SampleAxis(compiled)
+    before = HostSession(reference, threads=threads, name="the reference model", axis=axis)
+    after = HostSession(compiled, threads=threads, name="the compiled model", axis=axis)
     if [p.name for p in after.outputs] != [p.name for p in before.outputs]:
         raise XbcError(
             "the compiled model has other outputs than the reference: it was made from another model"
         )
-    after.outputs = before.outputs  # one reading of the declared shapes, so both deal samples alike
     inputs = {p.name: data.inputs[p.name] for p in before.inputs if p.name in data.inputs}
     _, samples = before.feeds(inputs)
-    if data.labels is not None and len(data.labels) != samples:
-        raise XbcError(f"the set has {samples} samples but {len(data.labels)} labels")
+    whole = before.one_input(inputs)
+    if not whole:
+        check_labels(data.labels, samples)
     if output is not None and output not in [p.name for p in before.outputs]:
         known = ", ".join(repr(p.name) for p in before.outputs)
         raise XbcError(f"the model has no output {output!r}; its outputs: {known}")
@@ -123,5 +128,6 @@ def evaluate(
             raise XbcError("the compiled model deals its samples differently from the reference: set a batch")
         comparison.add(first, second)
         if progress is not None:
-            progress("evaluating", comparison.samples, samples)
+            progress("evaluating", samples if whole else comparison.samples, samples)
+    check_labels(data.labels, comparison.samples)
     return comparison.result() | {"notes": list(dict.fromkeys([*before.notes, *after.notes]))}

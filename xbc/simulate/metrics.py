@@ -44,6 +44,12 @@ def wilson_interval(hits: int, samples: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def check_labels(labels: Array | None, samples: int) -> None:
+    """Raises XbcError unless there is a label for every sample."""
+    if labels is not None and len(labels) != samples:
+        raise XbcError(f"the set has {samples} samples but {len(labels)} labels")
+
+
 @dataclass
 class OutputError:
     """Running difference of one output.

@@ -20,10 +20,13 @@ from xbc.simulate.converters import Coding, InputScale, check_converters
 from xbc.simulate.engine import IntegerEngine
 from xbc.simulate.exact import exact
 from xbc.simulate.expand import expand
-from xbc.simulate.host import HostSession, Port, _port
+from xbc.simulate.feeds import Port
+from xbc.simulate.host import HostSession, _port
 from xbc.simulate.layer import Extremes, LayerSimulator, Signal
 from xbc.simulate.memory import Batch
 from xbc.simulate.partition import Partition, branch_nodes, input_grid, left_to_host, partition
+from xbc.simulate.plan import Plan
+from xbc.simulate.samples import SampleAxis
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class CrossbarSession(HostSession):
         converters: replaces the target's converter settings.
         adc: False: no ADC, column sums as they are.
         threads: for onnxruntime and the compiled loops.
+        axis: as of ``HostSession``.
     Fields:
         layers: the simulated ones by name.
         left: (layer, why) of layers that compute with ideal weights in onnxruntime.
@@ -77,10 +81,10 @@ class CrossbarSession(HostSession):
     def __init__(
         self, host: onnx.ModelProto, module: Module, *, converters: Converters | None = None,
         adc: bool = True, threads: int = 2,
-        name: str = "the simulated model",
+        name: str = "the simulated model", axis: SampleAxis | None = None,
     ) -> None:  # fmt: skip
         """See the class."""
-        self.name = name
+        self.name, self.axis, self.plan = name, axis or SampleAxis(host), Plan(1)
         self.module = module
         self.target: Target = module.target
         self.converters = check_converters(converters or module.target.converters)

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from xbc.frontend.statics import reads
 from xbc.operators import attributes, find
 from xbc.operators.call import Call
 from xbc.operators.definition import Simulation
@@ -143,7 +144,7 @@ def partition(
     crossbars: dict[int, list[onnx.NodeProto]] = {}
     folded: list[onnx.NodeProto] = []
     for node in graph.node:
-        takes = [n for n in _reads(node) if n and n not in on_chip]
+        takes = [n for n in reads(node) if n and n not in on_chip]
         depth = max((level.get(n, 0) for n in takes), default=0)
         if node.name in cut:
             crossbars.setdefault(depth, []).append(node)
@@ -188,18 +189,6 @@ def partition(
     return Partition(tuple(steps), constants, _frees(steps, outputs, constants), outputs, inputs, types.whole)
 
 
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names a node reads, those that its bodies take from around it included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for body in [attribute.g, *attribute.graphs]:
-            inner = {i.name for i in body.input} | {t.name for t in body.initializer}
-            for child in body.node:
-                yield from (n for n in _reads(child) if n not in inner)
-                inner.update(child.output)
-            yield from (o.name for o in body.output if o.name and o.name not in inner)
-
-
 def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Nodes of a graph and of the bodies in it."""
     for node in graph.node:
@@ -234,9 +223,9 @@ def _branch(node: onnx.NodeProto, layers: Layers, on_chip: set[str], types: _Typ
         model.functions.extend(types.host.functions)
         model.graph.CopyFrom(graphs[name])
         own = {t.name for t in model.graph.initializer} | {n for x in model.graph.node for n in x.output}
-        reads = dict.fromkeys(n for child in model.graph.node for n in _reads(child))
-        reads |= dict.fromkeys(o.name for o in model.graph.output)
-        model.graph.input.extend(types.value(n) for n in reads if n and n not in own)
+        needed = dict.fromkeys(n for child in model.graph.node for n in reads(child))
+        needed |= dict.fromkeys(o.name for o in model.graph.output)
+        model.graph.input.extend(types.value(n) for n in needed if n and n not in own)
         bodies.append(partition(model, layers, {}, threads=types.threads))
     first, second = bodies
     takes = tuple(dict.fromkeys((node.input[0], *first.inputs, *second.inputs)))
@@ -252,8 +241,8 @@ def _wanted(
     crossbars: Mapping[int, list[onnx.NodeProto]], outputs: Sequence[str],
 ) -> dict[int | str, set[str]]:  # fmt: skip
     """Names that are read outside the group that makes them; key ``static``: outside the folded nodes."""
-    by_group = {depth: {n for node in nodes for n in _reads(node)} for depth, nodes in groups.items()}
-    by_bars = {n for nodes in crossbars.values() for node in nodes for n in _reads(node)}
+    by_group = {depth: {n for node in nodes for n in reads(node)} for depth, nodes in groups.items()}
+    by_bars = {n for nodes in crossbars.values() for node in nodes for n in reads(node)}
     out: dict[int | str, set[str]] = {"static": set().union(by_bars, *by_group.values())}
     for depth in groups:
         others = [names for other, names in by_group.items() if other != depth]
@@ -282,10 +271,10 @@ class _Types:
     def segment(self, nodes: list[onnx.NodeProto], gives: tuple[str, ...], constants: set[str]) -> Segment:
         """A model of these nodes; small constants stand inside it."""
         made = {n for node in nodes for n in node.output}
-        reads = [n for n in dict.fromkeys(n for node in nodes for n in _reads(node)) if n and n not in made]
-        inside = [t for t in self.host.graph.initializer if t.name in set(reads)]
+        needed = [n for n in dict.fromkeys(n for node in nodes for n in reads(node)) if n and n not in made]
+        inside = [t for t in self.host.graph.initializer if t.name in set(needed)]
         names = {t.name for t in inside}
-        takes = tuple(n for n in reads if n not in names)
+        takes = tuple(n for n in needed if n not in names)
         model = onnx.ModelProto(ir_version=self.host.ir_version)
         model.opset_import.extend(self.host.opset_import)
         model.functions.extend(self.host.functions)

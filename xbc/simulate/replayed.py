@@ -20,8 +20,9 @@ from ir.stages import Quantized
 from xbc.backend import Program
 from xbc.chip import effective_codes
 from xbc.simulate.data import DataSet, load_data
-from xbc.simulate.host import Port
+from xbc.simulate.feeds import Port
 from xbc.simulate.ideal import compiled_model
+from xbc.simulate.samples import SampleAxis
 from xbc.simulate.truth import replayed_module
 
 
@@ -83,7 +84,13 @@ def cut_set(data: DataSet, limit: int | None) -> DataSet:
         return array[:limit] if array.ndim else array
 
     inputs = {name: cut(array) for name, array in data.inputs.items()}
-    return DataSet(inputs, None if data.labels is None else cut(data.labels))
+    shorter = any(a.ndim and len(a) > limit for a in data.inputs.values())
+    return DataSet(inputs, None if data.labels is None else cut(data.labels), shorter)
+
+
+def host_axis(program: Program, word: str, data: DataSet) -> SampleAxis:
+    """The question whether rows of ``data`` are samples, asked of the program's host graph."""
+    return SampleAxis(onnx.load_from_string(program.host_bytes()), word, cut=data.cut)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ir.target import Converters, Target
 from xbc.simulate.fidelity import Reference, Settings, Simulation, evaluate
 from xbc.simulate.memory import Batch
 from xbc.simulate.network import Ranges
+from xbc.simulate.samples import SampleAxis
 
 MOST_POINTS = 1000
 
@@ -102,7 +103,7 @@ def _value(text: str) -> int | float | str:
 def sweep(
     host: onnx.ModelProto, module: Module, axes: Sequence[Axis], reference: Reference, settings: Settings, *,
     calibration: Mapping[str, Array] | None = None, threads: int = 2, batch: Batch = None,
-    progress: Progress | None = None,
+    axis: SampleAxis | None = None, progress: Progress | None = None,
 ) -> list[Point]:  # fmt: skip
     """Measures every combination of the axes' values, the last axis fastest.
 
@@ -123,7 +124,7 @@ def sweep(
         key = _what_sums_depend_on(target)
         simulation = Simulation(
             host, dataclasses.replace(module, target=target), settings, calibration=calibration,
-            ranges=known.get(key), threads=threads, batch=batch,
+            ranges=known.get(key), threads=threads, batch=batch, axis=axis,
         )  # fmt: skip
         known[key] = simulation.session.calibration()
         points.append(_point(changed, evaluate(reference, simulation)))

@@ -12,7 +12,7 @@ import pytest
 
 from ir.errors import XbcError
 from xbc.simulate.data import load_data
-from xbc.simulate.host import Port
+from xbc.simulate.feeds import Port
 
 ONE = (Port("x", "float32", (None, 3)),)
 TWO = (*ONE, Port("state", "float32", (2, None, 4)))

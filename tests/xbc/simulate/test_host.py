@@ -17,6 +17,8 @@ from xbc.simulate import host as host_module
 from xbc.simulate.data import DataSet
 from xbc.simulate.host import HostSession
 from xbc.simulate.ideal import compiled_model, evaluate, simulate
+from xbc.simulate.plan import LARGEST_BATCH, VALUES_PER_RUN
+from xbc.simulate.samples import SampleAxis
 
 node = helper.make_node
 F = np.float32
@@ -42,11 +44,11 @@ def test_every_sample_is_run_once(batch: Any, samples: int) -> None:
 
 def test_a_free_batch_is_limited_by_the_input_size() -> None:
     session = HostSession(product())
-    feeds, _ = session.feeds({"x": weights(1000, 5)})
-    assert session._batch(feeds, None) == (host_module.LARGEST_BATCH, False)
+    next(session.stream({"x": weights(1000, 5)}))
+    assert (session.plan.size, session.plan.padded) == (LARGEST_BATCH, False)
     wide = HostSession(model([node("Relu", ["x"], ["y"])], {"x": (F, ["n", None])}, {"y": F}))
-    feeds, _ = wide.feeds({"x": np.zeros((3, host_module.VALUES_PER_RUN // 2), F)})
-    assert wide._batch(feeds, None) == (2, False)
+    next(wide.stream({"x": np.zeros((3, VALUES_PER_RUN // 2), F)}))
+    assert (wide.plan.size, wide.plan.padded) == (2, False)
 
 
 def test_integer_and_scalar_inputs_and_several_outputs() -> None:
@@ -68,18 +70,20 @@ def test_integer_and_scalar_inputs_and_several_outputs() -> None:
 
 def test_outputs_without_a_batch_axis_are_stacked() -> None:
     nodes = [node("ReduceSum", ["x"], ["y"], keepdims=0), node("Relu", ["x"], ["z"])]
-    session = HostSession(model(nodes, {"x": (F, ["n", 3])}, {"y": F, "z": F}))
+    proto = model(nodes, {"x": (F, ["n", 3])}, {"y": F, "z": F})
+    session = HostSession(proto, axis=SampleAxis(proto, "0"))
     x = weights(5, 3)
     out = session.run({"x": x}, batch=2)
+    assert session.notes == ("--sample-axis 0: rows are dealt to runs, but ReduceSum 'y' combines them",)
     np.testing.assert_allclose(out["y"], x.sum(1), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(out["z"], np.maximum(x, 0))
 
 
-def test_an_output_whose_batch_is_elsewhere_is_never_cut() -> None:
+def test_an_output_may_have_its_samples_on_another_axis() -> None:
     proto = model([node("Transpose", ["x"], ["y"], perm=[1, 0])], {"x": (F, ["n", 2])}, {"y": F})
     x = weights(6, 2)
-    out = HostSession(proto).run({"x": x}, batch=2)  # two samples per run would make [2, 2] of either meaning
-    np.testing.assert_array_equal(out["y"], x[:, :, None])
+    out = HostSession(proto).run({"x": x}, batch=2)  # two samples per run make [2, 2] of either meaning
+    np.testing.assert_array_equal(out["y"], x.T)
 
 
 def test_whole_inputs_per_sample() -> None:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ir.errors import XbcError
 from xbc.simulate import memory
 from xbc.simulate.data import load_data
-from xbc.simulate.host import Port
+from xbc.simulate.feeds import Port
 from xbc.simulate.memory import Budget, Store, parse_size
 
 LARGE = np.random.default_rng(0).standard_normal((7, 200, 251)).astype(np.float32)

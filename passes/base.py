@@ -20,7 +20,7 @@ from ir.errors import XbcError
 from ir.module import Module
 from ir.progress import Progress, silent
 from ir.stages import Body
-from passes.inputs import Grade, Sensitivities
+from passes.inputs import Grade, Moments, Sensitivities
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Context:
         progress: called with (what, done, total).
         sensitivities: how much the loss curves along every weight, None when nobody measured it.
         grades: what a squared code error costs, by layer name, in the place of what sensitivities would give.
+        moments: second moments of the inputs by layer name, None when nobody measured them.
     """
 
     seed: int = 0
@@ -40,6 +41,7 @@ class Context:
     progress: Progress = silent
     sensitivities: Sensitivities | None = None
     grades: Mapping[str, Grade] | None = None
+    moments: Mapping[str, Moments] | None = None
 
 
 @dataclass(frozen=True)

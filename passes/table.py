@@ -24,6 +24,8 @@ PASSES = Registry(
         "deal-sections": "passes.deal_sections:DealSections",
         "match-rows": "passes.match_rows:MatchRows",
         "reprogram": "passes.reprogram:Reprogram",
+        "choose-digits": "passes.choose_digits:ChooseDigits",
+        "trellis": "passes.trellis:Trellis",
         "select-write-verify": "passes.select_write_verify:SelectWriteVerify",
         "avoid-faults": "passes.avoid_faults:AvoidFaults",
         "level-wear": "passes.level_wear:LevelWear",

@@ -187,6 +187,8 @@ def print_summary(facts: dict[str, Any]) -> None:
         "wear per inference: max, p99, mean",
         ", ".join(console.figure(wear[k]) for k in ("max", "p99", "mean")),
     )
+    if "faults" in facts:
+        rest.add_row("faulty cells", fault_words(facts["faults"]))
     rest.add_row("lifetime of the worst cell, inferences", console.count(facts["lifetime_inferences"]))
     reads = facts["reads"]
     if reads["phases"] != facts["sections"]:
@@ -217,6 +219,15 @@ def print_summary(facts: dict[str, Any]) -> None:
         )
     if not facts["writes"]["emitted"]:
         out.print("Nothing is rewritten between inferences: every section finds its levels in the cells.")
+
+
+def fault_words(faults: dict[str, Any]) -> str:
+    """What was done about faulty cells."""
+    return (
+        f"{console.count(faults['cells'])} on {console.count(faults['crossbars'])} crossbars: "
+        f"{console.count(faults['rows_exchanged'])} rows exchanged, {console.count(faults['sections_added'])} sections "
+        f"added, {console.count(faults['weights_held'])} weights held (RMS code error {faults['rms_error']:.3g} LSB)"
+    )
 
 
 def order_words(order: dict[str, Any] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from xbc.cli.options import json_option, limit_option, program_argument, quiet_o
 from xbc.cli.outputs import check_file
 
 if TYPE_CHECKING:
+    from ir.target import Target
     from xbc.backend import Program
     from xbc.recovery.readback import Deviations, Effect
 
@@ -34,6 +36,11 @@ _SHOWN = 20
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write the repair program to this .parquet file."
 )
+@click.option(
+    "--faulty",
+    type=click.Path(path_type=Path),
+    help="Write the chip with every deviating cell listed as faulty to this .toml file.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Set: accuracy with what the chip holds.")
 @limit_option
 @threads_option
@@ -41,7 +48,7 @@ _SHOWN = 20
 @quiet_option
 def command(
     program: Path, levels: Path, load: int | None, inference: str, stuck: bool, output: Path | None,
-    data: Path | None,
+    faulty: Path | None, data: Path | None,
     limit: int | None, threads: int, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Compare measured levels with the expected post-state of a load, and emit the repair.
@@ -55,13 +62,16 @@ def command(
       xbc readback model.xbc --levels measured.npy
       xbc readback model.xbc --levels cells.parquet --load 117 --inference first -o repair.parquet
       xbc readback model.xbc --levels measured.npy --stuck --data set.npz --json
+      xbc readback model.xbc --levels measured.npy --faulty chip.toml
     """
     from xbc.backend import Program
-    from xbc.recovery.readback import compare, follow, read_levels, repair_table
+    from xbc.recovery.readback import compare, follow, read_levels, repair_table, with_deviations
 
     opened = Program.open(program)
     if output is not None:
         check_file(output, "a Parquet", levels, data)
+    if faulty is not None:
+        check_file(faulty, "a TOML", levels, data)
     measured, known = read_levels(levels, opened)
     at = opened.total("loads") - 1 if load is None else load
     deviations = compare(opened, measured, known, at, inference)
@@ -81,6 +91,10 @@ def command(
     if output is not None:
         _write_repair(output, table)
         facts["repair"] = str(output)
+    if faulty is not None:
+        cells = with_deviations(opened.target, deviations, known)
+        _write_chip(faulty, dataclasses.replace(opened.target, faulty=cells))
+        facts |= {"faulty": str(faulty), "cells_faulty": len(cells)}
     if data is not None:
         facts["evaluation"] = _evaluate(opened, effect, data, limit, threads, quiet)
     if as_json:
@@ -112,6 +126,14 @@ def _cells(deviations: Deviations, effect: Effect) -> list[dict[str, Any]]:
     columns = {name: getattr(deviations, name).tolist() for name in names}
     columns["healed"] = effect.healed.tolist()
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _write_chip(output: Path, target: Target) -> None:
+    from xbc.system.files import whole_file
+    from xbc.targets.text import target_toml
+
+    with whole_file(output) as partial:
+        partial.write_text(target_toml(target), encoding="utf-8")
 
 
 def _write_repair(output: Path, table: Any) -> None:
@@ -188,5 +210,10 @@ def _print(facts: dict[str, Any]) -> None:
             )
         else:
             out.print(f"\n{name}: {100 * found['agreement']:.2f} % (n = {found['samples']:,})")
+    if "faulty" in facts:
+        out.print(
+            f"\n{facts['cells_faulty']:,} faulty cells -> {facts['faulty']}; the next program goes around them: "
+            f"xbc compile MODEL.onnx -t {facts['faulty']}"
+        )
     if "repair" in facts:
         out.print(f"\nrepair: {facts['repair_writes']:,} writes -> {facts['repair']}")

@@ -15,6 +15,8 @@ from numba import njit
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from ir.faulty import FaultyCells
+from ir.target import Target
 from xbc.backend.program import Program
 from xbc.backend.stream import run_chunk, skipped_phase, start_levels, stream_loads
 from xbc.recovery.resume import checked_levels
@@ -251,6 +253,18 @@ def follow(program: Program, deviations: Deviations, stuck: bool = False) -> Eff
     unsorted = np.empty(len(healed), np.bool_)
     unsorted[order] = healed
     return Effect(keys[:, 0], keys[:, 1], keys[:, 2], change, unsorted)
+
+
+def with_deviations(target: Target, deviations: Deviations, measured: Array) -> FaultyCells:
+    """The target's faulty cells and the deviating ones at the levels that were read.
+
+    ``measured [crossbars, rows, columns]``: cells that were read.  A listed cell that was read at another level is
+    stuck there; one that was not read stays listed.
+    """
+    found = np.stack([deviations.crossbar, deviations.row, deviations.column, deviations.measured], axis=1)
+    again = np.zeros(measured.shape, np.bool_)
+    again[deviations.crossbar, deviations.row, deviations.column] = True
+    return FaultyCells(np.concatenate([target.faulty.cells[~again[target.faulty.index()]], found]))
 
 
 def repair_table(program: Program, deviations: Deviations) -> tuple[pa.Table, int]:

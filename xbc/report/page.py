@@ -189,6 +189,10 @@ def _figures(facts: Facts) -> list[tuple[str, str, str, float | None]]:
     add("RESET", totals["steady"]["reset"], "cells lowered per inference", f"{totals['steady']['reset']:,}")
     error = rms_error(facts.layers)
     add("rms code error", error, "steps of the last bit", f"{error:.3g}")
+    faults = ((facts.manifest.get("provenance") or {}).get("facts") or {}).get("avoid-faults")
+    if isinstance(faults, dict) and {"cells", "rows_exchanged", "weights_held"} <= faults.keys():
+        note = f"cells; {faults['rows_exchanged']:,} rows exchanged, {faults['weights_held']:,} weights held"
+        add("faulty", faults["cells"], note, f"{faults['cells']:,}")
     found = facts.evaluation
     if found and found.get("metric") == "top-1":
         add(

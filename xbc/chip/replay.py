@@ -35,6 +35,11 @@ from xbc.chip.kernels import (
     TWICE,
     UNORDERED,
     UNUSED_CELL,
+    Chips,
+    LayerRows,
+    Notes,
+    SectionRows,
+    WriteRows,
     run_loads,
     settle,
 )
@@ -130,20 +135,27 @@ class _Run:
         self.program, self.target, self.progress = program, target, progress
         self.first, self.later = Chip.of(target), Chip.of(target)
         self.wear = np.zeros(self.first.levels.shape, np.uint32)
-        self.stamp = np.full((target.rows, target.columns), -1, np.int32)
         layers = program.layers
-        self.columns_of = np.array([layer.columns_per_weight for layer in layers], np.int64)
-        self.bits_of = np.array([layer.bits_per_cell for layer in layers], np.int64)
-        self.inputs_of = np.array([layer.inputs for layer in layers], np.int64)
-        self.gated_of = np.array([layer.gated for layer in layers], np.bool_)
-        self.weights_of = np.zeros((len(layers), 32), np.int64)
+        weights_of = np.zeros((len(layers), 32), np.int64)
         for i, layer in enumerate(layers):
-            weights = cell_weights(layer.encoding, layer.bits, layer.bits_per_cell, layer.cell_weights)
-            self.weights_of[i, : len(weights)] = weights
+            weights = cell_weights(layer.encoding, layer.bits, layer.bits_per_cell)
+            weights_of[i, : len(weights)] = weights
         sizes = [layer.outputs * layer.inputs for layer in layers]
         self.base_of = np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))]).astype(np.int64)
+        self.layers = LayerRows(
+            np.array([layer.columns_per_weight for layer in layers], np.int64),
+            np.array([layer.bits_per_cell for layer in layers], np.int64),
+            weights_of,
+            np.array([layer.inputs for layer in layers], np.int64),
+            self.base_of,
+            np.array([layer.gated for layer in layers], np.bool_),
+        )
         self.codes = np.zeros(int(self.base_of[-1]), np.int32)
         self.placed = np.zeros(int(self.base_of[-1]), np.uint8)
+        stamp = np.full((target.rows, target.columns), -1, np.int32)
+        self.chips = Chips(
+            self.first.faulty, self.first.levels, self.later.levels, self.wear, stamp, self.codes, self.placed
+        )
         count = len(program.loads["load"])
         self.counts = np.zeros((count, len(COUNTS)), np.int64)
         self.layer_of = np.zeros(count, np.int32)
@@ -217,24 +229,30 @@ class _Run:
         write_at = np.append(start - start[0], start[-1] + count[-1] - start[0])
         part = slice(a - base, b - base)
         at = slice(a - base, b - base + 1)
-        inputs, outputs, signs = block["inputs"], block["outputs"], block["signs"]
-        stored, wanted, flip = block["stored"], block["wanted"], block["flip"]
         images: list[Array] = [
             np.empty((n, self.target.rows, self.target.columns), np.uint8) for _ in range(2)
         ]
         notes = np.zeros((MOST_KEPT, FINDING_COLUMNS), np.int64)
         used = np.zeros(1, np.int64)
+        lists: dict[str, Array] = {}
+        for name in ("inputs", "outputs", "signs", "stored", "wanted", "flip"):
+            lists |= {name: block[name].values, f"{name}_at": block[name].offsets[at]}
+        sections = SectionRows(
+            layer=block["layer"][part],
+            polarity=block["polarity"][part],
+            offset=block["offset"].values,
+            **lists,
+        )
         run_loads(
-            a, loads["crossbar"][a:b], write_at, rows["row"], rows["column"], rows["before"], rows["after"],
-            rows["phase"], rows["verify"], block["layer"][part], block["polarity"][part],
-            inputs.values, inputs.offsets[at], outputs.values, outputs.offsets[at], signs.values,
-            signs.offsets[at], stored.values, stored.offsets[at], wanted.values, wanted.offsets[at],
-            flip.values, flip.offsets[at],
-            block["offset"].values, self.columns_of, self.bits_of, self.weights_of, self.inputs_of,
-            self.base_of, self.gated_of, 2**self.target.bits_per_cell - 1, self.first.faulty, self.first.levels,
-            self.later.levels, self.wear, self.stamp, self.codes, self.placed, self.counts[a:b], images[0],
-            images[1], notes, used,
-        )  # fmt: skip
+            a,
+            2**self.target.bits_per_cell - 1,
+            loads["crossbar"][a:b],
+            WriteRows(write_at, *(rows[name] for name in WriteRows._fields[1:])),
+            sections,
+            self.layers,
+            self.chips,
+            Notes(self.counts[a:b], images[0], images[1], notes, used),
+        )
         for kind, load, crossbar, row, column, x, y in notes[: min(int(used[0]), MOST_KEPT)].tolist():
             file, text = _WORDING[kind]
             self.findings.add(Problem(file, text.format(a=x, b=y), load, crossbar, row, column))

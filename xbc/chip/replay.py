@@ -129,27 +129,43 @@ class _Writes:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def layer_facts(program: Program) -> LayerRows:
+    """What a walk of the sections has to know of their layers, which ``check_layers`` has found sound."""
+    layers = program.layers
+    weights_of = np.zeros((len(layers), 32), np.int64)
+    for i, layer in enumerate(layers):
+        weights = cell_weights(layer.encoding, layer.bits, layer.bits_per_cell)
+        weights_of[i, : len(weights)] = weights
+    sizes = [layer.outputs * layer.inputs for layer in layers]
+    return LayerRows(
+        np.array([layer.columns_per_weight for layer in layers], np.int64),
+        np.array([layer.bits_per_cell for layer in layers], np.int64),
+        weights_of,
+        np.array([layer.inputs for layer in layers], np.int64),
+        np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))]).astype(np.int64),
+        np.array([layer.gated for layer in layers], np.bool_),
+    )
+
+
+def section_rows(block: Block, start: int, stop: int) -> SectionRows:
+    """Sections ``start .. stop`` of a block."""
+    part, at = slice(start, stop), slice(start, stop + 1)
+    lists: dict[str, Array] = {}
+    for name in ("inputs", "outputs", "signs", "stored", "wanted", "flip"):
+        lists |= {name: block[name].values, f"{name}_at": block[name].offsets[at]}
+    return SectionRows(
+        layer=block["layer"][part], polarity=block["polarity"][part], offset=block["offset"].values, **lists
+    )
+
+
 class _Run:
     def __init__(self, program: Program, progress: Progress) -> None:
         target: Target = program.target
         self.program, self.target, self.progress = program, target, progress
         self.first, self.later = Chip.of(target), Chip.of(target)
         self.wear = np.zeros(self.first.levels.shape, np.uint32)
-        layers = program.layers
-        weights_of = np.zeros((len(layers), 32), np.int64)
-        for i, layer in enumerate(layers):
-            weights = cell_weights(layer.encoding, layer.bits, layer.bits_per_cell)
-            weights_of[i, : len(weights)] = weights
-        sizes = [layer.outputs * layer.inputs for layer in layers]
-        self.base_of = np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))]).astype(np.int64)
-        self.layers = LayerRows(
-            np.array([layer.columns_per_weight for layer in layers], np.int64),
-            np.array([layer.bits_per_cell for layer in layers], np.int64),
-            weights_of,
-            np.array([layer.inputs for layer in layers], np.int64),
-            self.base_of,
-            np.array([layer.gated for layer in layers], np.bool_),
-        )
+        self.layers = layer_facts(program)
+        self.base_of = self.layers.base
         self.codes = np.zeros(int(self.base_of[-1]), np.int32)
         self.placed = np.zeros(int(self.base_of[-1]), np.uint8)
         stamp = np.full((target.rows, target.columns), -1, np.int32)
@@ -228,27 +244,17 @@ class _Run:
         rows = writes.take(int(count.sum()))
         write_at = np.append(start - start[0], start[-1] + count[-1] - start[0])
         part = slice(a - base, b - base)
-        at = slice(a - base, b - base + 1)
         images: list[Array] = [
             np.empty((n, self.target.rows, self.target.columns), np.uint8) for _ in range(2)
         ]
         notes = np.zeros((MOST_KEPT, FINDING_COLUMNS), np.int64)
         used = np.zeros(1, np.int64)
-        lists: dict[str, Array] = {}
-        for name in ("inputs", "outputs", "signs", "stored", "wanted", "flip"):
-            lists |= {name: block[name].values, f"{name}_at": block[name].offsets[at]}
-        sections = SectionRows(
-            layer=block["layer"][part],
-            polarity=block["polarity"][part],
-            offset=block["offset"].values,
-            **lists,
-        )
         run_loads(
             a,
             2**self.target.bits_per_cell - 1,
             loads["crossbar"][a:b],
             WriteRows(write_at, *(rows[name] for name in WriteRows._fields[1:])),
-            sections,
+            section_rows(block, part.start, part.stop),
             self.layers,
             self.chips,
             Notes(self.counts[a:b], images[0], images[1], notes, used),

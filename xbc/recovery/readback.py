@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,8 @@ from ir.faulty import FaultyCells
 from ir.target import Target
 from xbc.backend.program import Program
 from xbc.backend.stream import run_chunk, skipped_phase, start_levels, stream_loads
+from xbc.chip.kernels import LayerRows, SectionRows, WriteRows
+from xbc.chip.replay import layer_facts, section_rows
 from xbc.recovery.resume import checked_levels
 
 COLUMNS: Final = ("crossbar", "row", "column", "level")
@@ -148,52 +150,67 @@ class Effect:
         return changed
 
 
+class _Cells(NamedTuple):
+    """Deviating cells sorted by crossbar: those of crossbar ``c`` are ``at[c] .. at[c + 1]`` of the other columns.
+
+    ``delta``: level found minus level expected now; ``healed``: whether the program has overwritten it.
+    """
+
+    at: Any
+    row: Any
+    column: Any
+    found: Any
+    delta: Any
+    healed: Any
+
+
 @njit(cache=True, nogil=True)
 def _disturb(
-    crossbar: Any, write_at: Any, row: Any, column: Any, after: Any, phase: Any, skip: int, layer: Any,
-    polarity: Any,
-    inputs: Any, inputs_at: Any, outputs: Any, outputs_at: Any, signs: Any, signs_at: Any, flip: Any,
-    flip_at: Any,
-    columns_of: Any, bits_of: Any, weights_of: Any, gated_of: Any, f_bar: Any, f_row: Any, f_column: Any, f_found: Any,
-    delta: Any,
-    healed: Any, stuck: bool, bar_at: Any, out: Any, used: int,
+    skip: int, stuck: bool, crossbar: Any, writes: WriteRows, sections: SectionRows, layers: LayerRows, cells: _Cells,
+    out: Any,
 ) -> int:  # fmt: skip
-    """Follows deviations (sorted by crossbar, ``bar_at`` bounds) through loads.
-
-    ``delta [cells]``: level found minus level expected now.  Appends (layer, output, input, change) to
-    ``out``.
-    """
+    """Follows deviations through loads; returns how many (layer, output, input, change) ``out`` would take."""
+    used = 0
+    row, column, after, phase = writes.row, writes.column, writes.after, writes.phase
+    inputs, outputs, signs, flip = sections.inputs, sections.outputs, sections.signs, sections.flip
+    cells_row, cells_column, delta, healed = cells.row, cells.column, cells.delta, cells.healed
     for i in range(crossbar.shape[0]):
-        c = crossbar[i]
-        for f in range(bar_at[c], bar_at[c + 1]):
-            for w in range(write_at[i], write_at[i + 1]):
-                if row[w] == f_row[f] and column[w] == f_column[f] and phase[w] != skip:
-                    delta[f] = f_found[f] - after[w] if stuck else 0
+        c, layer = crossbar[i], sections.layer[i]
+        inputs_at, outputs_at = sections.inputs_at[i], sections.outputs_at[i]
+        signs_at, flip_at = sections.signs_at[i], sections.flip_at[i]
+        n_rows, flips = sections.inputs_at[i + 1] - inputs_at, sections.flip_at[i + 1] > flip_at
+        signed, per, bits = sections.signs_at[i + 1] > signs_at, layers.columns[layer], layers.bits[layer]
+        begin, end = writes.at[i], writes.at[i + 1]
+        for f in range(cells.at[c], cells.at[c + 1]):
+            r, k = cells_row[f], cells_column[f]
+            for w in range(begin, end):
+                if row[w] == r and column[w] == k and phase[w] != skip:
+                    delta[f] = cells.found[f] - after[w] if stuck else 0
                     healed[f] = not stuck
-            if delta[f] == 0 or f_row[f] >= inputs_at[i + 1] - inputs_at[i]:
+            if delta[f] == 0 or r >= n_rows:
                 continue
-            per = columns_of[layer[i]]
-            group, digit = f_column[f] // per, f_column[f] % per
-            source = inputs[inputs_at[i] + f_row[f]]
-            if gated_of[layer[i]]:
-                groups, listed = 1, outputs_at[i] + f_row[f]
+            group, digit = k // per, k % per
+            source = inputs[inputs_at + r]
+            if layers.gated[layer]:
+                groups, listed = 1, outputs_at + r
             else:
-                groups, listed = outputs_at[i + 1] - outputs_at[i], outputs_at[i] + group
+                groups, listed = sections.outputs_at[i + 1] - outputs_at, outputs_at + group
             if source < 0 or group >= groups or outputs[listed] < 0:
                 continue
-            change = weights_of[layer[i], digit] * delta[f]
-            if (
-                flip_at[i + 1] > flip_at[i]
-                and (flip[flip_at[i] + group] >> (bits_of[layer[i]] * (per - 1 - digit))) & 1
-            ):
+            change = layers.weights[layer, digit] * delta[f]
+            if flips and (flip[flip_at + group] >> (bits * (per - 1 - digit))) & 1:
                 change = -change
-            if signs_at[i + 1] > signs_at[i]:
-                change *= signs[signs_at[i] + f_row[f]]
-            elif polarity[i] != 0:
-                change *= polarity[i]
+            if signed:
+                change *= signs[signs_at + r]
+            elif sections.polarity[i] != 0:
+                change *= sections.polarity[i]
             if used < out.shape[0]:
-                out[used, 0], out[used, 1] = layer[i], outputs[listed]
-                out[used, 2], out[used, 3] = source, change
+                out[used, 0], out[used, 1], out[used, 2], out[used, 3] = (
+                    layer,
+                    outputs[listed],
+                    source,
+                    change,
+                )
             used += 1
     return used
 
@@ -205,53 +222,42 @@ def follow(program: Program, deviations: Deviations, stuck: bool = False) -> Eff
     once. A deviation lasts until its cell is written again; with ``stuck`` the cells never change.
     """
     order = np.argsort(deviations.crossbar, kind="stable")
-    cells = [getattr(deviations, n)[order] for n in ("crossbar", "row", "column", "measured", "expected")]
-    bar, row, column, found, expected = (a.astype(np.int64) for a in cells)
+    columns = [getattr(deviations, n)[order] for n in ("crossbar", "row", "column", "measured", "expected")]
+    bar, row, column, found, expected = (a.astype(np.int64) for a in columns)
     bar_at = np.searchsorted(bar, np.arange(program.target.crossbars + 1))
-    delta, healed = found - expected, np.zeros(len(bar), np.bool_)
-    weights_of = np.zeros((len(program.layers), 32), np.int64)
-    for i, layer in enumerate(program.layers):
-        weights_of[i, : len(layer.cell_weights)] = layer.cell_weights
-    columns_of = np.array([layer.columns_per_weight for layer in program.layers], np.int64)
-    bits_of = np.array([layer.bits_per_cell for layer in program.layers], np.int64)
-    gated_of = np.array([layer.gated for layer in program.layers], np.bool_)
+    cells = _Cells(bar_at, row, column, found, found - expected, np.zeros(len(bar), np.bool_))
+    layers = layer_facts(program)
     loads, after = program.total("loads"), deviations.load + 1
     changes = [np.zeros((0, 4), np.int64)]
-    disturb: Any = _disturb  # its list arguments come packed
     for start, stop, inference in ((after, loads, deviations.inference), (0, after, "steady")):
         at = start
         for block in program.sections(start, stop):
             n = len(block["section"])
             for part in stream_loads(program, at, at + n):
-                here = slice(part.start - at, part.stop - at)
-                lists: Any = []
-                for name in ("inputs", "outputs", "signs", "flip"):
-                    values = block[name].values
-                    wide = values.astype(np.int64) if values.dtype == np.uint32 else values
-                    lists += [wide, block[name].offsets[here.start : here.stop + 1]]
+                sections = section_rows(block, part.start - at, part.stop - at)
+                writes = WriteRows(
+                    part.write_at, part.row, part.column, part.before, part.after.astype(np.int64), part.phase,
+                    part.verify,
+                )  # fmt: skip
                 room = 4096
                 while True:
                     out = np.zeros((room, 4), np.int64)
-                    state = delta.copy(), healed.copy()
-                    used = disturb(
-                        part.crossbar, part.write_at, part.row, part.column, part.after.astype(np.int64),
-                        part.phase,
-                        skipped_phase(inference), block["layer"][here], block["polarity"][here], *lists,
-                        columns_of, bits_of, weights_of, gated_of, bar, row, column, found, *state, stuck, bar_at, out,
-                        0,
-                    )  # fmt: skip
+                    now = cells._replace(delta=cells.delta.copy(), healed=cells.healed.copy())
+                    used = _disturb(
+                        skipped_phase(inference), stuck, part.crossbar, writes, sections, layers, now, out
+                    )
                     if used <= room:
                         break
                     room = used
-                delta, healed = state
+                cells = now
                 changes.append(out[:used])
             at += n
     merged = np.concatenate(changes)
     keys, inverse = np.unique(merged[:, :3], axis=0, return_inverse=True)
     change = np.bincount(inverse.reshape(-1), weights=merged[:, 3], minlength=len(keys)).astype(np.int64)
     keys, change = keys[change != 0], change[change != 0]
-    unsorted = np.empty(len(healed), np.bool_)
-    unsorted[order] = healed
+    unsorted = np.empty(len(cells.healed), np.bool_)
+    unsorted[order] = cells.healed
     return Effect(keys[:, 0], keys[:, 1], keys[:, 2], change, unsorted)
 
 

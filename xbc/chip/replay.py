@@ -134,7 +134,7 @@ def layer_facts(program: Program) -> LayerRows:
     layers = program.layers
     weights_of = np.zeros((len(layers), 32), np.int64)
     for i, layer in enumerate(layers):
-        weights = cell_weights(layer.encoding, layer.bits, layer.bits_per_cell)
+        weights = cell_weights(layer.encoding, layer.bits, layer.bits_per_cell, layer.cell_weights)
         weights_of[i, : len(weights)] = weights
     sizes = [layer.outputs * layer.inputs for layer in layers]
     return LayerRows(

@@ -11,6 +11,7 @@ The public API is what this package names; it is imported when first used::
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from xbc.driver.verify import verify_program
     from xbc.frontend import import_model
     from xbc.targets import list_targets, load_target
+
+# onnxruntime looks once, when it is first imported: it then opens no connection and leaves no file
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _WHERE: Final = {
     "Compiled": "xbc.driver.compile",

@@ -83,12 +83,13 @@ def matrix_products(call: Call, x: Array, layer: CrossbarLayer, right: bool, zer
     if not right:
         x = np.swapaxes(x, -1, -2)
     batch = np.broadcast_shapes(x.shape[:-2], lead)
-    while lead and lead[0] == 1:
-        lead = lead[1:]
-    if lead and batch[len(batch) - len(lead) :] != lead:
-        raise call.bad(f"broadcasts its stacked weights {list(lead)} over inputs of {list(x.shape)}")
-    x = np.broadcast_to(x, (*batch, *x.shape[-2:]))
-    rows, outer = x.shape[-2], batch[: len(batch) - len(lead)]
+    stacked = (1,) * (len(batch) - len(lead)) + lead
+    # axes along which the weights are the same stand outside those along which each matrix is another one
+    grouped = [axis for axis, size in enumerate(stacked) if size > 1]
+    free = [axis for axis, size in enumerate(stacked) if size == 1]
+    order = (*free, *grouped, len(batch), len(batch) + 1)
+    x = np.broadcast_to(x, (*batch, *x.shape[-2:])).transpose(order)
+    rows, outer = x.shape[-2], x.shape[: len(free)]
     # samples: the first axis; a plain matrix is a set of rows
     flat = x.reshape(-1, groups, rows, inputs) if outer else x.reshape(1, groups, rows, inputs)
     samples = outer[0] if outer else rows if groups == 1 else 1
@@ -102,7 +103,8 @@ def matrix_products(call: Call, x: Array, layer: CrossbarLayer, right: bool, zer
     columns = Columns(arrange, vectors, 1)
     y = layer.real(flat, columns) if zero is None else layer.integer(flat, zero, columns)
     y = y.reshape(groups, per_group, samples, flat.shape[1], flat.shape[3])
-    y = y.transpose(2, 3, 0, 4, 1).reshape(*batch, rows, per_group)
+    y = y.transpose(2, 3, 0, 4, 1).reshape(*(batch[axis] for axis in (*free, *grouped)), rows, per_group)
+    y = y.transpose(np.argsort(order))
     if len(shape) == 1:
         y = y[..., 0]
         return y[..., 0] if vector else y

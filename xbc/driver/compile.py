@@ -116,7 +116,7 @@ def compile_model(
     """
     from xbc.backend import emit_program
     from xbc.driver.summary import count_all, write_cost
-    from xbc.frontend import import_model
+    from xbc.frontend import import_model, why_no_layers
     from xbc.targets import load_target
 
     meter = Meter()
@@ -145,8 +145,7 @@ def compile_model(
     module = imported.module
     if not module.layers:
         raise XbcError(
-            f"{source} has no layer with static weights that a crossbar can hold"
-            + (f"; {len(module.unmapped)} nodes stay in the host graph" if module.unmapped else "")
+            f"{source} has no layer that a crossbar can hold: {why_no_layers(imported.host, module.unmapped)}"
         )
     if pipeline is None and not lossy and free_pairs(module):
         passes = parse_pipeline(requantize(shape.of(level_text(level, pairs=True)), quantize or ""))

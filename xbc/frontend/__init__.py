@@ -2,6 +2,7 @@
 
 from xbc.frontend.host import host_bytes, host_sha256, host_with_weights
 from xbc.frontend.importer import Imported, import_model
+from xbc.frontend.static_nodes import why_no_layers
 from xbc.frontend.weights import layer_tensor, module_tensors, original_weights
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "layer_tensor",
     "module_tensors",
     "original_weights",
+    "why_no_layers",
 ]

@@ -13,8 +13,8 @@ Env = dict[str, int]
 
 
 def layer_edges(
-    graph: onnx.GraphProto, layers: Mapping[str, Sequence[int]], count: int
-) -> list[tuple[int, int]]:
+    graph: onnx.GraphProto, layers: Mapping[str, Sequence[int]], count: int, most: int
+) -> list[tuple[int, int]] | None:
     """Edges between layers.
 
     Args:
@@ -22,11 +22,14 @@ def layer_edges(
         layers: node name -> indices of its layers, in the order in which they run (a recurrent cell's input
             weights before its recurrent weights).
         count: layers in all.
-    Returns: (from, to) index pairs, sorted.  There is one when a path of host nodes leads from the first
-        layer's node to the second's without passing a third layer.
+        most: edges that a caller is ready for.
+    Returns: (from, to) index pairs, sorted; None for more than ``most``.  There is one when a path of host nodes
+        leads from the first layer's node to the second's without passing a third layer.
     """
     feeds = [0] * count
     _flow(graph, {}, layers, feeds, 0)
+    if sum(mask.bit_count() for mask in feeds) > most:
+        return None
     return sorted((source, to) for to, mask in enumerate(feeds) for source in _bits(mask))
 
 

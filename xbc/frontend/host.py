@@ -13,19 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from xbc.frontend.folding import FOLDABLE
 from xbc.frontend.read import walk_graphs
-from xbc.frontend.statics import FOLDABLE, bodies
+from xbc.frontend.statics import bodies
 from xbc.frontend.tensors import embed_external
-
-
-def numpy_dtype(name: str) -> np.dtype[np.generic]:
-    """The numpy type behind ``Origin.dtype`` (``bfloat16``, ``int4``... are those of ml_dtypes)."""
-    kind = getattr(TensorProto, name.upper() if name != "float64" else "DOUBLE", None)
-    if name == "float32":
-        kind = TensorProto.FLOAT
-    if kind is None:
-        return np.dtype(name)
-    return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
 
 
 def detach_weights(

@@ -13,15 +13,17 @@ import onnx
 from ir.errors import XbcError
 from ir.module import Host, Layer, Module, Origin, Unmapped
 from ir.target import Target
+from xbc.frontend.budget import EDGES, ELEMENTS, LAYERS
 from xbc.frontend.dataflow import layer_edges
-from xbc.frontend.host import detach_weights, host_sha256, numpy_dtype
+from xbc.frontend.host import detach_weights, host_sha256
 from xbc.frontend.matrices import FLOAT_TYPES, WIDEST_INTEGER, layer_body
-from xbc.frontend.normalise import normalise, unique
+from xbc.frontend.normalise import Names, normalise
 from xbc.frontend.read import read_model, walk_nodes
 from xbc.frontend.shapes import value_shapes
 from xbc.frontend.static_nodes import COEFFICIENTS, coefficients, find_weights
 from xbc.frontend.statics import Scope, bodies
 from xbc.frontend.tensors import element_count
+from xbc.frontend.types import numpy_dtype
 from xbc.operators import MisshapenError, Refusal, Weight, find
 from xbc.system.scratch import scratch_folder
 
@@ -58,10 +60,12 @@ def import_model(
     Raises: XbcError, one sentence, for anything wrong with the file.
     """
     source = read_model(path)
+    budget = source.budget
     with scratch_folder() as work:
         normal = normalise(source, Path(work), optimise=optimise)
+        budget.check_nodes(sum(1 for _ in walk_nodes(normal.model.graph)))
         importer = _Importer(normal.model, normal.folder, Path(path))
-        importer.scan(Scope(normal.model.graph, normal.folder, list(normal.model.opset_import)))
+        importer.scan(Scope(normal.model.graph, normal.folder, list(normal.model.opset_import), budget))
         layers, unmapped, edges = importer.finish()
     notes = list(normal.notes)
     if importer.on_grid:
@@ -88,19 +92,17 @@ class _Importer:
     layers: list[Layer] = field(default_factory=list)
     found: list[tuple[onnx.NodeProto, Weight]] = field(default_factory=list)
     unmapped: list[Unmapped] = field(default_factory=list)
-    layer_names: set[str] = field(default_factory=set)
-    values: set[str] = field(default_factory=set)
+    layer_names: Names = field(default_factory=Names)
+    values: Names = field(init=False)
     quantised_graph: bool = False
     on_grid: int = 0
 
     def __post_init__(self) -> None:
         """Collect what names are taken."""
-        self.values = {i.name for i in self.model.graph.input} | {
-            t.name for t in self.model.graph.initializer
-        }
+        self.values = Names(v.name for v in (*self.model.graph.input, *self.model.graph.initializer))
         for node in walk_nodes(self.model.graph):
-            self.values.update(node.input)
-            self.values.update(node.output)
+            self.values.taken.update(node.input)
+            self.values.taken.update(node.output)
             self.quantised_graph |= node.op_type in ("QuantizeLinear", "DequantizeLinear")
 
     def scan(self, scope: Scope) -> None:
@@ -152,10 +154,8 @@ class _Importer:
             self._list(node, element_count(scope.shape(name) or ()), found)
             return
         self.on_grid += found.recovered
-        layer = unique(_readable(node, weight), self.layer_names)
-        self.layer_names.add(layer)
-        tensor_name = unique(f"{layer}.weight", self.values)
-        self.values.add(tensor_name)
+        layer = self.layer_names.fresh(_readable(node, weight))
+        tensor_name = self.values.fresh(f"{layer}.weight")
         origin = Origin(
             node.name,
             node.op_type,
@@ -168,6 +168,10 @@ class _Importer:
         )
         self.layers.append(Layer(layer, origin, found.body))
         self.found.append((node, weight))
+        if len(self.layers) > LAYERS:
+            raise XbcError(
+                f"{self.file} has more than {LAYERS} layers, which is as many as one program may have"
+            )
 
     def finish(self) -> tuple[list[Layer], list[Unmapped], list[tuple[str, str]]]:
         """Turn the model into the host graph and complete the layers with what it tells."""
@@ -175,7 +179,9 @@ class _Importer:
         for at, (layer, (node, weight)) in enumerate(zip(self.layers, self.found, strict=True)):
             node.input[weight.operand] = layer.origin.tensor
             by_node.setdefault(node.name, []).append(at)
-        pairs = layer_edges(self.model.graph, by_node, len(self.layers))
+        pairs = layer_edges(self.model.graph, by_node, len(self.layers), EDGES)
+        if pairs is None:
+            raise XbcError(f"{self.file} has more than {EDGES} pairs of layers that feed each other")
         detach_weights(
             self.model,
             self.folder,
@@ -186,7 +192,13 @@ class _Importer:
         for layer, (node, weight) in zip(self.layers, self.found, strict=True):
             operator = find(node.domain, node.op_type)
             assert operator is not None  # it found the weight
-            origin = dataclasses.replace(layer.origin, products=operator.products(node, weight, shape_of))
+            count = operator.products(node, weight, shape_of)
+            if count is not None and not 0 <= count * layer.body.shape[0] <= ELEMENTS:
+                raise XbcError(
+                    f"{self.file}: node {node.name!r} ({node.op_type}) makes {count} products with its weights "
+                    f"in one inference, more than any memory holds: its shapes or pads are damaged"
+                )
+            origin = dataclasses.replace(layer.origin, products=count)
             layers.append(dataclasses.replace(layer, origin=origin))
         return layers, self.unmapped, [(layers[a].name, layers[b].name) for a, b in pairs]
 

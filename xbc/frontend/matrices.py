@@ -10,9 +10,10 @@ import onnx
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.stages import Body, Float, Quantized
+from xbc.frontend.dequantised import Dequantised
 from xbc.frontend.grid import find_grid
-from xbc.frontend.statics import Dequantised, Scope
-from xbc.frontend.weights import integer_range
+from xbc.frontend.statics import Scope
+from xbc.frontend.types import integer_range, is_integer
 from xbc.operators import Weight
 
 FLOAT_TYPES = frozenset({"float32", "float16", "bfloat16", "float64"})
@@ -46,7 +47,7 @@ def layer_body(
         body = _integer_body(node, weight, scope, integers, who)
         return body if isinstance(body, str) else LayerBody(body, integers.dtype.name)
     codes = scope.dequantised(name)
-    if codes is not None:
+    if codes is not None and is_integer(codes.integer.name):
         body = _quantized(weight, codes, who)
         return body if isinstance(body, str) else LayerBody(body, codes.dtype.name)
     tensor = scope.value(name)
@@ -125,6 +126,8 @@ def _quantized(weight: Weight, codes: Dequantised, who: str) -> Quantized | str:
     matrix = weight.layout.to_matrix(codes.codes).astype(wide)
     if zero.any():
         matrix = np.subtract(matrix, zero.astype(wide)[:, None])
+    if (scale <= 0).any():
+        matrix, scale, limits = _positive(matrix, scale, limits, flip=not weight.integer)
     return Quantized(
         codes=matrix,
         scale=scale.astype(np.float32),
@@ -133,6 +136,28 @@ def _quantized(weight: Weight, codes: Dequantised, who: str) -> Quantized | str:
         bits=bits,
         given=True,
     )
+
+
+def _positive(matrix: Array, scale: Array, limits: Array, *, flip: bool) -> tuple[Array, Array, Array]:
+    """Codes of positive scales for the same weights.
+
+    An output of scale 0 has weights of 0, whatever its codes say.  A negative scale turns the codes over (``flip``);
+    where the host graph reads the integers themselves they stay, and the scale counts by its magnitude.
+    """
+    scale = np.array(scale, np.float32)
+    if flip and (scale < 0).any():
+        outputs = max(len(scale), len(limits))
+        limits = np.array(np.broadcast_to(limits, (outputs, 2)))
+        turned = np.broadcast_to(scale < 0, outputs)
+        limits[turned] = -limits[turned][:, ::-1]
+        rows = np.broadcast_to(turned, len(matrix))
+        wide = np.promote_types(matrix.dtype, np.int16 if limits.max() < 2**15 else np.int32)
+        matrix = np.where(rows[:, None], -matrix.astype(wide), matrix.astype(wide))
+    empty = np.broadcast_to(scale == 0, len(matrix))
+    if empty.any():
+        matrix = np.where(empty[:, None], matrix.dtype.type(0), matrix)
+        scale[scale == 0] = 1
+    return matrix, np.abs(scale), limits
 
 
 def _per_output(weight: Weight, array: Array) -> Array | None:

@@ -8,21 +8,26 @@ because they would make new codes or move scales; a DequantizeLinear of weights 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnx.inliner
-import onnx.shape_inference
 import onnxruntime as ort
 
 from ir.errors import XbcError
-from xbc.frontend.read import PROTOBUF_LIMIT, ModelFile, one_line, skeleton, walk_graphs, walk_nodes
+from xbc.frontend.budget import Budget
+from xbc.frontend.folding_cost import check_folding
+from xbc.frontend.read import PROTOBUF_LIMIT, ModelFile, one_line, walk_graphs, walk_nodes
 from xbc.frontend.statics import bodies
-from xbc.frontend.tensors import check_allocation, embed_external, tensor_bytes
+from xbc.frontend.tensors import embed_external, tensor_bytes
+from xbc.frontend.time_major import make_time_major
 
 KEEP_QDQ = ["WeightBiasQuantization", "QDQPropagationTransformer", "EnsureUniqueDQForNodeUnit"]
 """onnxruntime optimisers that rewrite quantised graphs."""
+DEEPEST_CALL = 64
+"""Functions that may be open at once; each call costs frames of Python."""
 INLINE_BYTES = 1024
 """Initializers above this size go to a side file, so that models beyond 2 GiB pass."""
 
@@ -47,21 +52,22 @@ def normalise(source: ModelFile, work: Path, *, optimise: bool = True) -> Normal
         source: the model as read; its protobuf is used up.
         work: existing folder for the side file.
         optimise: let onnxruntime fold constants and batch normalisations.
-    Raises: XbcError when constants of the model would unfold beyond the machine's memory.
+    Raises: XbcError when the model would unfold beyond its budget, or its functions do not fit together.
     """
     model, notes = source.model, []
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = _inline(model, source.budget)
     if overridable := _fix_initializers(model):
         notes.append(
             f"{overridable} constants that the model also lists as optional inputs keep their values"
         )
     _strip(model)
     name_nodes(model)
-    _check_folding(model)
+    make_time_major(model)
     folder = source.folder
     if optimise:
         try:
+            check_folding(model, source.budget)
             model, folder = _optimise(model, source.folder, work), work
             source.model.Clear()  # its weights now lie in the side file
         except XbcError:
@@ -73,6 +79,60 @@ def normalise(source: ModelFile, work: Path, *, optimise: bool = True) -> Normal
         _strip(model)
         name_nodes(model)
     return Normalised(model, folder, tuple(notes))
+
+
+def _inline(model: onnx.ModelProto, budget: Budget) -> onnx.ModelProto:
+    """The model with its functions written out, after counting what that makes."""
+    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+    sizes: dict[tuple[str, str, str], tuple[int, int]] = {}
+    open_: set[tuple[str, str, str]] = set()
+
+    def total(nodes: Iterable[onnx.NodeProto]) -> tuple[int, int]:
+        count = size = 0
+        for node in nodes:
+            key = (node.domain, node.op_type, node.overload)
+            inner = (1, node.ByteSize())
+            if key in functions:
+                called = functions[key]
+                if len(node.input) > len(called.input) or len(node.output) > len(called.output):
+                    raise XbcError(
+                        f"{budget.file}: node {node.name or next(iter(node.output), '')!r} calls function "
+                        f"{node.op_type!r} with {len(node.input)} inputs and {len(node.output)} outputs, it has "
+                        f"{len(called.input)} and {len(called.output)}: the file is damaged"
+                    )
+                inner = measured(key)
+            count, size = count + inner[0], size + inner[1]
+        return count, size
+
+    def measured(key: tuple[str, str, str]) -> tuple[int, int]:
+        if key in open_:
+            raise XbcError(f"{budget.file}: function {key[1]!r} calls itself: the file is damaged")
+        if key not in sizes:
+            if len(open_) > DEEPEST_CALL:
+                raise XbcError(
+                    f"{budget.file}: functions call each other more than {DEEPEST_CALL} deep: the file is damaged"
+                )
+            open_.add(key)
+            sizes[key] = total(_with_bodies(functions[key].node))
+            open_.remove(key)
+        return sizes[key]
+
+    count, size = total(walk_nodes(model.graph))
+    budget.check_nodes(count)
+    budget.fold(size, 0, f"{budget.file}: its functions written out")
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # a bare RuntimeError with a place in its source
+        raise XbcError(
+            f"{budget.file}: its functions cannot be written out: {one_line(error)}: the file is damaged"
+        ) from None
+
+
+def _with_bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for _, body in bodies(node):
+            yield from walk_nodes(body)
 
 
 def _fix_initializers(model: onnx.ModelProto) -> int:
@@ -117,54 +177,32 @@ def _strip(model: onnx.ModelProto) -> None:
 
 def name_nodes(model: onnx.ModelProto) -> None:
     """Give every node, sub-graphs included, a name of its own: ``Conv_12`` for the unnamed 13th node."""
-    taken = {node.name for node in walk_nodes(model.graph) if node.name}
+    names = Names(node.name for node in walk_nodes(model.graph) if node.name)
     used: set[str] = set()
     for index, node in enumerate(walk_nodes(model.graph)):
         if not node.name:
-            node.name = unique(f"{node.op_type}_{index}", taken)
+            node.name = names.fresh(f"{node.op_type}_{index}")
         elif node.name in used:
-            node.name = unique(node.name, taken)
-        taken.add(node.name)
+            node.name = names.fresh(node.name)
         used.add(node.name)
 
 
-def unique(name: str, taken: set[str]) -> str:
-    """``name``, or the first of ``name_2``, ``name_3``... that is not taken."""
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name}_{number}" in taken:
-        number += 1
-    return f"{name}_{number}"
+class Names:
+    """Names that are taken."""
 
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self.taken = set(taken)
+        self._last: dict[str, int] = {}
 
-def _check_folding(model: onnx.ModelProto) -> None:
-    """Refuse constant expressions that unfold to more than the machine's memory before anybody runs them."""
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True)
-    except Exception:  # shape inference is an aid; what it cannot read, onnxruntime judges
-        return
-    shapes = {
-        info.name: info.type.tensor_type
-        for graph in walk_graphs(inferred.graph)
-        for info in (*graph.value_info, *graph.output)
-        if info.type.HasField("tensor_type")
-    }
-    static: set[str] = set()
-    for graph in walk_graphs(model.graph):
-        static.update(t.name for t in graph.initializer)
-        static.update(t.values.name for t in graph.sparse_initializer)
-    for node in walk_nodes(model.graph):
-        if not all(name in static for name in node.input if name) or next(bodies(node), None) is not None:
-            continue
-        static.update(node.output)
-        for name in node.output:
-            kind = shapes.get(name)
-            if kind is None or not kind.elem_type or kind.elem_type == onnx.TensorProto.STRING:
-                continue
-            dims = [dim.dim_value for dim in kind.shape.dim if dim.HasField("dim_value")]
-            if len(dims) == len(kind.shape.dim):
-                check_allocation(dims, kind.elem_type, f"constant {name!r} (node {node.name!r})")
+    def fresh(self, name: str) -> str:
+        """``name``, or the first of ``name_2``, ``name_3``... that is not taken; taken from now on."""
+        found, number = name, self._last.get(name, 1)
+        while found in self.taken:
+            number += 1
+            found = f"{name}_{number}"
+        self._last[name] = number
+        self.taken.add(found)
+        return found
 
 
 def _optimise(model: onnx.ModelProto, folder: Path, work: Path) -> onnx.ModelProto:

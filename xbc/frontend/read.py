@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ import onnx.checker
 from onnx import TensorProto, helper
 
 from ir.errors import XbcError
-from xbc.frontend.tensors import check_allocation, check_tensor, element_count, embed_external
+from xbc.frontend.budget import ELEMENTS, Budget
+from xbc.frontend.tensors import check_allocation, check_tensor, element_count, embed_external, tensor_bytes
 
 OLDEST_OPSET = 7
 PROTOBUF_LIMIT = 2**31 - 1
@@ -38,11 +39,13 @@ class ModelFile:
         model: the parsed file.
         folder: folder that external data paths are relative to.
         sha256: of the model file (external data files not included), hexadecimal.
+        budget: what reading it may still cost.
     """
 
     model: onnx.ModelProto
     folder: Path
     sha256: str
+    budget: Budget
 
 
 _SOURCE_LINE = re.compile(r"/onnxruntime_src/\S+:\d+ [^()]*\([^()]*(?:\([^()]*\)[^()]*)*\)(?: const)? ")
@@ -77,6 +80,10 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
         raise XbcError(f"{file} cannot be read: {error.strerror}") from None
     if not content:
         raise XbcError(f"{file} is empty, not an ONNX model")
+    if content.startswith(b"version https://git-lfs"):
+        raise XbcError(
+            f"{file} is a Git LFS pointer, not the model itself: fetch the model with 'git lfs pull'"
+        )
     _check_wire(content, file)
     model = onnx.ModelProto()
     try:
@@ -90,18 +97,23 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
     if not model.HasField("graph") or not model.graph.node:
         raise XbcError(f"{file} is not an ONNX model: it holds no graph with nodes")
     _check_text(model, file)
+    budget = Budget(file, size)
+    budget.check_nodes(sum(1 for _ in walk_nodes(model.graph)))
     _check_versions(model, file)
+    _check_ports(model, file)
     folder = file.resolve().parent
     for tensor in model.graph.initializer:
         check_tensor(tensor, folder, f"{file}: tensor {tensor.name!r}")
+        if tensor.data_location == TensorProto.EXTERNAL:
+            budget.held += tensor_bytes(tensor)
     for where, tensor in _other_tensors(model):
         check_tensor(tensor, folder, f"{file}: {where}")
         embed_external(tensor, folder)  # rare; only the main graph's initializers may stay outside
     try:
-        onnx.checker.check_model(skeleton(model))
+        onnx.checker.check_model(_typed(skeleton(model)))
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise XbcError(f"{file} is not a valid ONNX model: {one_line(error)}") from None
-    return ModelFile(model, folder, sha256)
+    return ModelFile(model, folder, sha256, budget)
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
@@ -141,14 +153,67 @@ def _check_wire(data: bytes, file: Path) -> None:
 
 def _check_text(model: onnx.ModelProto, file: Path) -> None:
     """Refuse names that are no text: protobuf hands them over as bytes."""
+    names: list[object] = [opset.domain for opset in model.opset_import]
+    for function in model.functions:
+        names += [function.name, function.domain, function.overload, *function.input, *function.output]
+        names += _names_of(function.node)
     for graph in walk_graphs(model.graph):
-        names = [v.name for v in (*graph.input, *graph.output, *graph.initializer)]
-        for node in graph.node:
-            names += [node.name, node.op_type, node.domain, *node.input, *node.output]
-            names += [attribute.name for attribute in node.attribute]
-        for name in names:
-            if not isinstance(name, str):
-                raise XbcError(f"{file} is damaged: the name {name!r} is no UTF-8 text")
+        names.append(graph.name)
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            names.append(value.name)
+            names += [dim.dim_param for dim in value.type.tensor_type.shape.dim]
+        for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)):
+            names.append(tensor.name)
+            names += [text for entry in tensor.external_data for text in (entry.key, entry.value)]
+        names += _names_of(graph.node)
+    for name in names:
+        if not isinstance(name, str):
+            raise XbcError(f"{file} is damaged: the name {name!r} is no UTF-8 text")
+        if "\0" in name:
+            raise XbcError(f"{file} is damaged: the name {name!r} holds a zero byte")
+
+
+def _names_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, node.overload, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+
+
+def _check_ports(model: onnx.ModelProto, file: Path) -> None:
+    """Refuse inputs and outputs of types or sizes that no runtime has."""
+    for what, values in (("input", model.graph.input), ("output", model.graph.output)):
+        for value in values:
+            if not value.type.HasField("tensor_type"):
+                continue
+            kind = value.type.tensor_type
+            if kind.elem_type not in TensorProto.DataType.values() or (
+                what == "input" and not kind.elem_type
+            ):
+                raise XbcError(
+                    f"{file}: {what} {value.name!r} has the unknown element type {kind.elem_type}: the file is "
+                    f"damaged or too new"
+                )
+            dims = [dim.dim_value for dim in kind.shape.dim if dim.HasField("dim_value")]
+            if any(dim < 0 for dim in dims) or element_count(dims) > ELEMENTS:
+                raise XbcError(
+                    f"{file}: {what} {value.name!r} of shape {dims} is negative or larger than any memory: "
+                    f"the file is damaged"
+                )
+
+
+def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A skeleton whose outputs all have a type and a rank, which the checker wants and the format does not."""
+    for value in model.graph.output:
+        if not value.type.WhichOneof("value"):
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+        if value.type.HasField("tensor_type"):
+            kind = value.type.tensor_type
+            kind.elem_type = kind.elem_type or TensorProto.FLOAT
+            kind.shape.SetInParent()
+    for value in model.graph.input:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    return model
 
 
 def _check_versions(model: onnx.ModelProto, file: Path) -> None:

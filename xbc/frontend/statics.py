@@ -10,28 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from ir.arrays import Array
 from ir.errors import XbcError
-from xbc.frontend.read import one_line
-from xbc.frontend.tensors import check_allocation, element_count, load_tensor
+from xbc.frontend.budget import Budget
+from xbc.frontend.dequantised import Dequantised, dequantise
+from xbc.frontend.folding import FOLDABLE, RESHAPING, compute
+from xbc.frontend.tensors import load_tensor
 from xbc.operators import attributes
 
-FOLDABLE = frozenset(
-    {
-        "Add", "Cast", "CastLike", "Concat", "Constant", "ConstantOfShape", "DequantizeLinear",
-        "Div", "Expand", "Flatten", "Gather", "Identity", "Mul", "Neg", "Pow", "QuantizeLinear", "Reciprocal",
-        "Reshape", "Shape", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
-    }
-)  # fmt: skip
-"""Operators followed through constant expressions; each is a pure function of its inputs."""
-RESHAPING = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 LONGEST_EXPRESSION = 200
 """Nodes one constant may be made of (a chain of self-additions would double the work with every node)."""
 
@@ -51,6 +42,7 @@ class Scope:
     graph: onnx.GraphProto
     folder: Path
     opsets: list[onnx.OperatorSetIdProto]
+    budget: Budget
     parent: Scope | None = None
     loop: str = ""
     initializers: dict[str, onnx.TensorProto] = field(init=False)
@@ -58,6 +50,7 @@ class Scope:
     producers: dict[str, onnx.NodeProto] = field(init=False)
     own: set[str] = field(init=False)
     known: dict[str, bool] = field(init=False, default_factory=dict)
+    facts: dict[str, tuple[tuple[int, ...], str]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Index the graph."""
@@ -70,7 +63,7 @@ class Scope:
     def inner(self, node: onnx.NodeProto, body: onnx.GraphProto) -> Scope:
         """Scope of a body of one of this graph's nodes."""
         loop = self.loop if node.op_type == "If" and not node.domain else node.op_type
-        return Scope(body, self.folder, self.opsets, self, loop)
+        return Scope(body, self.folder, self.opsets, self.budget, self, loop)
 
     def home(self, name: str) -> Scope | None:
         """The scope that defines ``name`` as seen from here."""
@@ -121,9 +114,7 @@ class Scope:
         assert scope is not None
         if name in scope.initializers:
             return tuple(scope.initializers[name].dims)
-        if (found := self.dequantised(name)) is not None:
-            return found.codes.shape
-        return self.value(name).shape
+        return scope._facts(name)[0]
 
     def dtype(self, name: str) -> str:
         """numpy name of a static value's element type."""
@@ -132,9 +123,18 @@ class Scope:
         if name in scope.initializers:
             kind = scope.initializers[name].data_type
             return "string" if kind == onnx.TensorProto.STRING else helper.tensor_dtype_to_np_dtype(kind).name
-        if (found := self.dequantised(name)) is not None:
-            return found.dtype.name
-        return self.value(name).dtype.name
+        return scope._facts(name)[1]
+
+    def _facts(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape and type of an expression, computed once."""
+        if name not in self.facts:
+            found = self.dequantised(name)
+            if found is not None:
+                self.facts[name] = found.codes.shape, found.dtype.name
+            else:
+                value = self.value(name)
+                self.facts[name] = value.shape, value.dtype.name
+        return self.facts[name]
 
     def value(self, name: str) -> Array:
         """The static value itself.
@@ -160,9 +160,10 @@ class Scope:
         if node.op_type == "DequantizeLinear":
             found = scope.dequantised(name)
             if found is not None:
+                self.budget.look(4 * found.codes.size, f"constant {name!r}")
                 return found.values()
         inputs = [scope._evaluate(i, left) if i else None for i in node.input]
-        return compute(node, inputs, scope.opsets)[list(node.output).index(name)]
+        return compute(node, inputs, scope.opsets, self.budget)[list(node.output).index(name)]
 
     def dequantised(self, name: str) -> Dequantised | None:
         """The integers behind a value that is a DequantizeLinear of static data, reshaped or not."""
@@ -184,7 +185,11 @@ class Scope:
             return None
         if not all(scope.is_static(i) for i in node.input if i):
             return None
-        found = _dequantise(node, scope)
+        operands = [scope.value(i) if i else None for i in node.input]
+        codes, scale = operands[:2]
+        if codes is None or scale is None:
+            return None
+        found = dequantise(node, codes, scale, operands[2] if len(operands) > 2 else None)
         for step, where in reversed(chain):
             if step.op_type == "Cast":
                 wanted = np.dtype(helper.tensor_dtype_to_np_dtype(attributes(step)["to"]))
@@ -196,72 +201,13 @@ class Scope:
             for part in ("codes", "scale", "zero_point"):
                 array: Array = getattr(found, part)
                 if part == "codes" or array.size > 1:
-                    setattr(found, part, compute(step, [array, *rest], where.opsets)[0])
+                    setattr(found, part, compute(step, [array, *rest], where.opsets, self.budget)[0])
         return found
 
 
 _FLOATS = frozenset(
     {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 )
-
-
-@dataclass
-class Dequantised:
-    """``(codes - zero_point) * scale`` in float32, then cast to ``dtype``.
-
-    Fields:
-        codes: integers as the model stores them.
-        integer: their ONNX type as a numpy dtype (``int4`` is one of ml_dtypes).
-        scale: float32, one element or the shape of ``codes``.
-        zero_point: int32, one element or the shape of ``codes``.
-        dtype: of the dequantised tensor.
-        blocked: scales change within blocks of an axis.
-    """
-
-    codes: Array
-    integer: np.dtype[Any]
-    scale: Array
-    zero_point: Array
-    dtype: np.dtype[Any]
-    blocked: bool = False
-
-    def values(self) -> Array:
-        """The tensor that the model computes with."""
-        shape = self.codes.shape
-        zero, scale = (a.reshape(()) if a.size == 1 else a for a in (self.zero_point, self.scale))
-        out = (self.codes.astype(np.int32) - zero).astype(np.float32) * scale.astype(np.float32)
-        return np.asarray(out.astype(self.dtype).reshape(shape))
-
-
-def _dequantise(node: onnx.NodeProto, scope: Scope) -> Dequantised:
-    codes = scope.value(node.input[0])
-    scale = scope.value(node.input[1])
-    zero = scope.value(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1, np.int32)
-    settings = attributes(node)
-    kind = settings.get("output_dtype") or 0
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind)) if kind else scale.dtype
-    block = settings.get("block_size", 0)
-    axis = settings.get("axis", 1)
-
-    def spread(array: Array) -> Array:
-        if array.size == 1:
-            return array.reshape(1)
-        if block:
-            whole = np.repeat(array, block, axis)
-            return whole[tuple(slice(0, n) for n in codes.shape)]
-        if array.ndim != 1 or not -codes.ndim <= axis < codes.ndim or codes.shape[axis] != array.size:
-            raise XbcError(
-                f"node {node.name!r}: a scale of shape {list(array.shape)} does not fit axis {axis} of "
-                f"a tensor of shape {list(codes.shape)}"
-            )
-        dims = [1] * codes.ndim
-        dims[axis] = array.size
-        return np.broadcast_to(array.reshape(dims), codes.shape)
-
-    integer = codes.dtype
-    return Dequantised(
-        codes, integer, spread(scale.astype(np.float32)), spread(zero.astype(np.int32)), dtype, bool(block)
-    )
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
@@ -281,64 +227,6 @@ def dense(sparse: onnx.SparseTensorProto) -> Array:
     where = tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, out.shape)
     out[where] = values
     return out
-
-
-def compute(
-    node: onnx.NodeProto, inputs: list[Array | None], opsets: list[onnx.OperatorSetIdProto]
-) -> list[Array]:
-    """Outputs of one foldable node: numpy reshapes (any element type, views kept), onnx does the rest.
-
-    Raises: XbcError when the node cannot be computed.
-    """
-    data = inputs[0] if inputs else None
-    settings = attributes(node)
-    try:
-        if node.op_type == "Identity" and data is not None:
-            return [data]
-        if node.op_type == "Transpose" and data is not None:
-            return [data.transpose(settings.get("perm") or tuple(range(data.ndim))[::-1])]
-        if node.op_type == "Flatten" and data is not None:
-            axis = settings.get("axis", 1)
-            axis = axis + data.ndim if axis < 0 else axis
-            return [data.reshape(element_count(data.shape[:axis]), -1) if data.size else data]
-        if node.op_type == "Reshape" and data is not None and inputs[1] is not None:
-            wanted = [int(d) for d in inputs[1]]
-            if not settings.get("allowzero"):
-                wanted = [data.shape[i] if d == 0 else d for i, d in enumerate(wanted)]
-            return [data.reshape(wanted)]
-        if node.op_type in ("Squeeze", "Unsqueeze") and data is not None:
-            axes = settings.get("axes", inputs[1] if len(inputs) > 1 else None)
-            given = None if axes is None else tuple(int(a) for a in axes)
-            return [
-                np.squeeze(data, given) if node.op_type == "Squeeze" else np.expand_dims(data, given or ())
-            ]
-        if node.op_type == "ConstantOfShape" and data is not None:
-            fill = settings.get("value")
-            check_allocation(
-                [int(d) for d in data], fill.data_type if fill is not None else onnx.TensorProto.FLOAT,
-                f"constant {node.output[0]!r} (node {node.name!r})",
-            )  # fmt: skip
-            value = numpy_helper.to_array(fill).reshape(()) if fill is not None else np.float32(0)
-            return [np.broadcast_to(np.asarray(value), tuple(int(d) for d in data))]
-        return [np.asarray(out) for out in _reference(node, inputs, opsets)]
-    except XbcError:
-        raise
-    except Exception as error:  # the reference evaluator raises whatever numpy raises
-        raise XbcError(f"constant {node.output[0]!r} cannot be computed: {one_line(error)}") from None
-
-
-def _reference(
-    node: onnx.NodeProto, inputs: list[Array | None], opsets: list[onnx.OperatorSetIdProto]
-) -> Any:
-    names = list(dict.fromkeys(i for i in node.input if i))
-    graph = helper.make_graph(
-        [node],
-        "constant",
-        [helper.make_value_info(name, onnx.TypeProto()) for name in names],
-        [helper.make_value_info(name, onnx.TypeProto()) for name in node.output],
-    )
-    feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
-    return ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, feeds)
 
 
 def reads(node: onnx.NodeProto) -> Iterator[str]:

@@ -10,7 +10,7 @@ from ir.arrays import F32, Array
 from ir.layout import Layout
 from ir.module import Layer, Module
 from ir.stages import Float, Quantized
-from xbc.frontend.host import numpy_dtype
+from xbc.frontend.types import integer_range, is_integer, numpy_dtype
 
 
 def layer_tensor(layer: Layer, codes: Array | None = None) -> Array:
@@ -71,15 +71,3 @@ def layer_matrix(layer: Layer) -> F32:
 def original_weights(module: Module) -> dict[str, F32]:
     """Layer name -> ``layer_matrix`` of a freshly imported module."""
     return {layer.name: layer_matrix(layer) for layer in module.layers}
-
-
-def is_integer(dtype: str) -> bool:
-    """Whether an origin's tensor holds integers (QLinear and Integer operators) rather than floats."""
-    return dtype.startswith(("int", "uint"))
-
-
-def integer_range(dtype: np.dtype[np.generic]) -> tuple[int, int]:
-    """Smallest and largest number of an integer type, those of ml_dtypes included."""
-    name = dtype.name
-    bits = int(name.removeprefix("u").removeprefix("int"))
-    return (0, 2**bits - 1) if name.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)

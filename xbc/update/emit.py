@@ -135,7 +135,7 @@ def update_program(
 def _check_scales(module: Module, new: Module) -> None:
     """A layer whose host tensor holds integers takes its scale from the graph: the deployed one."""
     from ir.stages import Quantized
-    from xbc.frontend.weights import is_integer
+    from xbc.frontend.types import is_integer
 
     for layer in new.layers:
         body = layer.body

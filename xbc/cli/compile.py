@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.text import Text
 
 from xbc.cli import console
 from xbc.cli.cost import cost_table
@@ -146,9 +147,12 @@ def print_summary(facts: dict[str, Any]) -> None:
     """The compile table."""
     out = console.stdout()
     out.print(
-        f"[bold]{facts['model']}[/] on [bold]{facts['target']}[/]: "
-        f"{console.count(facts['weights'])} weights in "
-        f"{console.count(facts['layers'])} layers, {console.seconds(facts['seconds'])} -> {facts['output']}\n"
+        console.bold_first(
+            facts["model"],
+            f" on {facts['target']}: "
+            f"{console.count(facts['weights'])} weights in "
+            f"{console.count(facts['layers'])} layers, {console.seconds(facts['seconds'])} -> {facts['output']}\n",
+        )
     )
     passes = console.table("Passes", "pass", "sections", "writes/inference", "seconds")
     for step in facts["passes"]:
@@ -165,7 +169,7 @@ def print_summary(facts: dict[str, Any]) -> None:
         steady = facts["writes"][kind]
         times = facts["writes"]["natural"] / steady if steady else None
         writes.add_row(
-            f"{kind} [dim]({meaning})[/]", console.count(steady), console.ratio(times),
+            Text.assemble(f"{kind} ", (f"({meaning})", "dim")), console.count(steady), console.ratio(times),
             console.count(facts["first_deployment"][kind]),
         )  # fmt: skip
     out.print(writes, "")
@@ -212,10 +216,12 @@ def print_summary(facts: dict[str, Any]) -> None:
         rest.add_row(name, value)
     out.print(rest)
     for node in facts["unmapped"][:SHOWN_UNMAPPED]:
-        out.print(f"  [dim]{node['op_type']} {node['node']}: {node['reason']}[/]", markup=True)
+        out.print(console.dim(f"  {node['op_type']} {node['node']}: {node['reason']}"))
     if len(facts["unmapped"]) > SHOWN_UNMAPPED:
         out.print(
-            f"  [dim]and {len(facts['unmapped']) - SHOWN_UNMAPPED} more: xbc inspect {facts['output']}[/]"
+            console.dim(
+                f"  and {len(facts['unmapped']) - SHOWN_UNMAPPED} more: xbc inspect {facts['output']}"
+            )
         )
     if not facts["writes"]["emitted"]:
         out.print("Nothing is rewritten between inferences: every section finds its levels in the cells.")
@@ -263,7 +269,7 @@ def quantizer_table(candidates: list[dict[str, Any]]) -> Any:
     for row in candidates:
         predicted = row["predicted_writes"]
         table.add_row(
-            row["quantize"] + (" [dim](chosen)[/]" if row["chosen"] else ""),
+            row["quantize"] + (" (chosen)" if row["chosen"] else ""),
             f"{row['quantization_loss']:.2g}",
             "loses too much" if predicted is None else console.count(predicted),
             console.count(row["writes"]) if row["writes"] is not None else "",

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -20,7 +20,10 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
+_LITERAL: Final[dict[str, Any]] = {"highlight": False, "markup": False, "emoji": False}
+"""Names come from files: ``[/x]`` and ``:cat:`` in them are no markup."""
 MINIMUM_WIDTH = 120
 """Width of tables that go to a file or a pipe (a terminal has its own)."""
 
@@ -35,10 +38,18 @@ class Output(Console):
 
 def stdout() -> Console:
     """Console for results."""
-    console = Output(highlight=False)
-    return (
-        console if console.is_terminal else Output(highlight=False, width=max(MINIMUM_WIDTH, console.width))
-    )
+    console = Output(**_LITERAL)
+    return console if console.is_terminal else Output(**_LITERAL, width=max(MINIMUM_WIDTH, console.width))
+
+
+def dim(text: str) -> Text:
+    """An aside."""
+    return Text(text, "dim")
+
+
+def bold_first(bold: str, rest: str) -> Text:
+    """A line that begins with a name in bold."""
+    return Text.assemble((bold, "bold"), rest)
 
 
 def print_json(value: Any) -> None:
@@ -71,7 +82,7 @@ def progress_bars(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

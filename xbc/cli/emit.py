@@ -88,8 +88,11 @@ def command(
         console.print_json(facts)
         return
     console.stdout().print(
-        f"[bold]{format_name}[/] ({load_format(format_name).SUMMARY}): {console.count(facts['loads'])} loads in "
-        f"{facts['files']} file(s), {console.quantity(facts['bytes'], 'B')}, "
-        f"{console.seconds(facts['seconds'])} -> {output}",
+        console.bold_first(
+            format_name,
+            f" ({load_format(format_name).SUMMARY}): {console.count(facts['loads'])} loads in "
+            f"{facts['files']} file(s), {console.quantity(facts['bytes'], 'B')}, "
+            f"{console.seconds(facts['seconds'])} -> {output}",
+        ),
         soft_wrap=True,
     )

@@ -60,7 +60,9 @@ def command(program: Path, layer_name: str | None, section: int, rows: int, as_j
     print_facts(facts)
     if program.is_dir():
         console.stdout().print(
-            f"[dim]read from the manifest and the IR; whether the tables fit them: xbc verify {program}[/]",
+            console.dim(
+                f"read from the manifest and the IR; whether the tables fit them: xbc verify {program}"
+            ),
             soft_wrap=True,
         )
 
@@ -71,11 +73,14 @@ def print_facts(facts: dict[str, Any]) -> None:
     target = facts["target"]
     stages = {row["stage"] for row in facts["layers"]}
     out.print(
-        f"[bold]{facts['module']}[/] on [bold]{target['name']}[/]: "
-        f"{console.count(target['crossbars'])} crossbar(s) of {target['rows']} x {target['columns']} cells, "
-        f"{target['bits_per_cell']} bit(s) per cell, "
-        f"{target['routing']} routing; {console.count(facts['weights'])} weights, "
-        f"stage {' and '.join(sorted(stages))}"
+        console.bold_first(
+            facts["module"],
+            f" on {target['name']}: "
+            f"{console.count(target['crossbars'])} crossbar(s) of {target['rows']} x {target['columns']} cells, "
+            f"{target['bits_per_cell']} bit(s) per cell, "
+            f"{target['routing']} routing; {console.count(facts['weights'])} weights, "
+            f"stage {' and '.join(sorted(stages))}",
+        )
     )
     if facts["pipeline"]:
         out.print(f"pipeline: {facts['pipeline']}", soft_wrap=True)
@@ -94,7 +99,9 @@ def print_facts(facts: dict[str, Any]) -> None:
             "-" if row["rms_code_error"] is None else f"{row['rms_code_error']:.3g}",
         )  # fmt: skip
     out.print(layers)
-    out.print("[dim]outputs x inputs / groups; rms error of the stored codes in steps of the last bit[/]")
+    out.print(
+        console.dim("outputs x inputs / groups; rms error of the stored codes in steps of the last bit")
+    )
     if facts["wear"]:
         _print_wear(facts["wear"], out)
     if facts["unmapped"]:
@@ -105,14 +112,17 @@ def print_facts(facts: dict[str, Any]) -> None:
     else:
         out.print("\nEvery node with static weights is mapped.")
     if facts["layers"]:
-        out.print(f"\n[dim]cells of a layer: xbc inspect ... --layer {facts['layers'][0]['name']}[/]")
+        out.print(console.dim(f"\ncells of a layer: xbc inspect ... --layer {facts['layers'][0]['name']}"))
 
 
 def _print_wear(wear: dict[str, Any], out: Any) -> None:
     out.print(
-        f"\n[bold]Wear[/] (writes per cell and inference): max {console.figure(wear['max'])}, "
-        f"p99 {console.figure(wear['p99'])}, mean {console.figure(wear['mean'])}; "
-        f"worst cell lives {console.count(wear['lifetime_inferences'])} inferences"
+        console.bold_first(
+            "\nWear",
+            f" (writes per cell and inference): max {console.figure(wear['max'])}, "
+            f"p99 {console.figure(wear['p99'])}, mean {console.figure(wear['mean'])}; "
+            f"worst cell lives {console.count(wear['lifetime_inferences'])} inferences",
+        )
     )
     largest = max(entry["cells"] for entry in wear["histogram"])
     for entry in wear["histogram"]:

@@ -15,9 +15,12 @@ def draw(layer: Layer, facts: dict[str, Any], out: Console) -> None:
     """Cells now, cells after the next load, changed ones marked (and in colour on a terminal)."""
     row = facts["layer"]
     out.print(
-        f"[bold]{layer.name}[/]: {row['op_type']} {row['outputs']} x {row['inputs']}"
-        f"{' in ' + str(row['groups']) + ' groups' if row['groups'] > 1 else ''}, stage {row['stage']}"
-        f"{', ' + console.count(row['sections']) + ' sections' if row['sections'] is not None else ''}"
+        console.bold_first(
+            layer.name,
+            f": {row['op_type']} {row['outputs']} x {row['inputs']}"
+            f"{' in ' + str(row['groups']) + ' groups' if row['groups'] > 1 else ''}, stage {row['stage']}"
+            f"{', ' + console.count(row['sections']) + ' sections' if row['sections'] is not None else ''}",
+        )
     )
     if "codes" in facts:
         codes = facts["codes"]
@@ -54,8 +57,10 @@ def draw(layer: Layer, facts: dict[str, Any], out: Console) -> None:
             line.append(f" {_code(after):>6} {_number(after['input']):>6}")
         out.print(line)
     out.print(
-        "[dim]cells: levels, most significant first; change: + SET, - RESET, . unchanged; "
-        "code* differs from the model's[/]"
+        console.dim(
+            "cells: levels, most significant first; change: + SET, - RESET, . unchanged; "
+            "code* differs from the model's"
+        )
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from ir.npy import open_mapped
 from xbc.backend.program import Program
 from xbc.backend.stream import start_levels, stream_images
 from xbc.export.package import CrossbarFiles, by_crossbar, open_export
@@ -68,7 +69,7 @@ def read(folder: Path) -> Iterator[tuple[str, int, Array, Array]]:
 
 def _load(path: Path, dtype: Any, shape: tuple[int, ...] | None) -> Array:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = open_mapped(path)
     except (OSError, ValueError) as error:
         raise XbcError(f"{path} cannot be read: {error}") from None
     if array.dtype != dtype or (shape is not None and array.shape != shape):

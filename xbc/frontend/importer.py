@@ -20,7 +20,7 @@ from xbc.frontend.matrices import FLOAT_TYPES, WIDEST_INTEGER, layer_body
 from xbc.frontend.normalise import Names, normalise
 from xbc.frontend.read import read_model, walk_nodes
 from xbc.frontend.shapes import value_shapes
-from xbc.frontend.static_nodes import COEFFICIENTS, coefficients, find_weights
+from xbc.frontend.static_nodes import COEFFICIENTS, coefficients, find_weights, plain_name
 from xbc.frontend.statics import Scope, bodies
 from xbc.frontend.tensors import element_count
 from xbc.frontend.types import numpy_dtype
@@ -28,7 +28,6 @@ from xbc.operators import MisshapenError, Refusal, Weight, find
 from xbc.system.scratch import scratch_folder
 
 HOST_FILE = "host.onnx"
-_FUSION = re.compile(r"(/(MatMulAddFusion|GemmTransposeFusion|MatmulTransposeFusion))+$")
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,15 @@ def import_model(
         optimise: fold constants and batch normalisations with onnxruntime first.
     Raises: XbcError, one sentence, for anything wrong with the file.
     """
+    try:
+        return _import(path, target, name, optimise)
+    except XbcError as error:
+        if str(path) in str(error):
+            raise
+        raise XbcError(f"{path}: {error}") from None
+
+
+def _import(path: str | os.PathLike[str], target: Target, name: str | None, optimise: bool) -> Imported:
     source = read_model(path)
     budget = source.budget
     with scratch_folder() as work:
@@ -215,6 +223,6 @@ def _weight_like(name: str, scope: Scope) -> bool:
 
 def _readable(node: onnx.NodeProto, weight: Weight) -> str:
     """A layer name from a node name: path separators become dots, onnxruntime's fusion marks go."""
-    plain = _FUSION.sub("", node.name)
+    plain = plain_name(node)
     plain = re.sub(r"[^A-Za-z0-9_.-]+", ".", plain).strip(".-") or node.op_type
     return f"{plain}.{weight.suffix}" if weight.suffix else plain

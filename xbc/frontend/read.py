@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from ir.errors import XbcError
 from xbc.frontend.budget import ELEMENTS, Budget
-from xbc.frontend.tensors import check_allocation, check_tensor, element_count, embed_external, tensor_bytes
+from xbc.frontend.tensors import check_tensor, dense_bytes, element_count, embed_external, tensor_bytes
 
 OLDEST_OPSET = 7
 PROTOBUF_LIMIT = 2**31 - 1
@@ -106,6 +106,10 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
         check_tensor(tensor, folder, f"{file}: tensor {tensor.name!r}")
         if tensor.data_location == TensorProto.EXTERNAL:
             budget.held += tensor_bytes(tensor)
+    for graph in walk_graphs(model.graph):
+        for sparse in graph.sparse_initializer:
+            size = dense_bytes(sparse)
+            budget.fold(size, 0, f"{file}: sparse tensor {sparse.values.name!r} written out")
     for where, tensor in _other_tensors(model):
         check_tensor(tensor, folder, f"{file}: {where}")
         embed_external(tensor, folder)  # rare; only the main graph's initializers may stay outside
@@ -274,7 +278,6 @@ def _other_tensors(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
         for tensor in graph.initializer if depth else ():
             yield f"tensor {tensor.name!r}", tensor
         for sparse in graph.sparse_initializer:
-            check_allocation(sparse.dims, sparse.values.data_type, f"sparse tensor {sparse.values.name!r}")
             yield f"sparse tensor {sparse.values.name!r}", sparse.values
             yield f"indices of sparse tensor {sparse.values.name!r}", sparse.indices
         yield from _attribute_tensors(graph.node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import onnx
@@ -15,6 +16,12 @@ from xbc.operators.definition import Found, Shapes
 COEFFICIENTS = (
     "coefficients are attributes of an ai.onnx.ml operator, which the host graph cannot take as an input"
 )
+_FUSION = re.compile(r"(/(MatMulAddFusion|GemmTransposeFusion|MatmulTransposeFusion))+$")
+
+
+def plain_name(node: onnx.NodeProto) -> str:
+    """The name in the model, without what onnxruntime's fusions hang on."""
+    return _FUSION.sub("", node.name)
 
 
 def find_weights(node: onnx.NodeProto, shapes: Shapes) -> Found:
@@ -91,8 +98,9 @@ def _weights_as_inputs(graph: onnx.GraphProto) -> list[str]:
             except MisshapenError:
                 continue
             if weights:
+                called = _FUSION.sub("", node.name.rstrip("/"))
                 found.append(
-                    f"node {node.name!r} ({node.op_type}): its weight {name!r} is an input of the model: export it "
+                    f"node {called!r} ({node.op_type}): its weight {name!r} is an input of the model: export it "
                     f"with its parameters inside"
                 )
                 break

@@ -141,7 +141,11 @@ class Scope:
 
         Raises: XbcError when it cannot be computed or would not fit the machine.
         """
-        return self._evaluate(name, [LONGEST_EXPRESSION])
+        value = self._evaluate(name, [LONGEST_EXPRESSION])
+        scope = self.home(name)
+        if scope is not None and name not in scope.initializers:  # perhaps a view that using it writes out
+            self.budget.fold(value.nbytes, 0, f"constant {name!r}")
+        return value
 
     def _evaluate(self, name: str, left: list[int]) -> Array:
         scope = self.home(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from onnx import TensorProto, helper
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from xbc.frontend.budget import half_of_memory
 
 _FOUR_BIT = {getattr(TensorProto, n) for n in ("INT4", "UINT4", "FLOAT4E2M1") if hasattr(TensorProto, n)}
 _TWO_BIT = {getattr(TensorProto, n) for n in ("INT2", "UINT2") if hasattr(TensorProto, n)}
@@ -36,13 +36,20 @@ def element_count(dims: object) -> int:
     return count
 
 
+def dense_bytes(sparse: onnx.SparseTensorProto) -> int:
+    """Bytes of a sparse tensor written out, from its type and dims alone (0 for a type that is refused later)."""
+    if sparse.values.data_type not in helper.get_all_tensor_dtypes() or any(d < 0 for d in sparse.dims):
+        return 0
+    return element_count(sparse.dims) * helper.tensor_dtype_to_np_dtype(sparse.values.data_type).itemsize
+
+
 def check_allocation(dims: object, data_type: int, where: str) -> None:
     """Refuse a tensor that a few bytes of the file would blow up beyond this machine's memory.
 
     Raises: XbcError that begins with ``where``.
     """
     size = element_count(dims) * helper.tensor_dtype_to_np_dtype(data_type).itemsize
-    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    limit = half_of_memory()
     if size > limit:
         raise XbcError(
             f"{where} would take {size} bytes, more than half of this machine's memory ({limit}): "

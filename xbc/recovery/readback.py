@@ -16,6 +16,7 @@ from numba import njit
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.faulty import FaultyCells
+from ir.npy import open_mapped
 from ir.target import Target
 from xbc.backend.program import Program
 from xbc.backend.stream import run_chunk, skipped_phase, start_levels, stream_loads
@@ -39,7 +40,7 @@ def read_levels(path: Path, program: Program) -> tuple[Array, Array]:
     shape = (target.crossbars, target.rows, target.columns)
     try:
         if path.suffix == ".npy":
-            levels = checked_levels(program, np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)))
+            levels = checked_levels(program, np.asarray(open_mapped(path)))
             return levels, np.ones(shape, np.bool_)
         if path.suffix == ".npz":
             raise XbcError(f"{path} is an .npz archive: give the levels as .npy or Parquet")

@@ -13,6 +13,7 @@ import numpy as np
 from ir.arrays import F32
 from ir.errors import XbcError
 from ir.module import Module
+from ir.npy import read_header
 from passes.inputs import Sensitivities
 from xbc.system.files import whole_file
 
@@ -72,13 +73,7 @@ def _header(archive: zipfile.ZipFile, name: str, path: str) -> tuple[tuple[int, 
     """Shape and type as the array's header says, before anything of that size is read."""
     try:
         with archive.open(name + ".npy") as file:
-            version = np.lib.format.read_magic(file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read(file)
+            shape, _, dtype = read_header(file)
     except (KeyError, ValueError, OSError, zipfile.BadZipFile):
         raise XbcError(f"{path}: holds no array {name!r}: not a file made by xbc sensitivity") from None
     return shape, dtype

@@ -12,15 +12,15 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from xbc.frontend.budget import half_of_memory
 from xbc.simulate.feeds import Port
-from xbc.simulate.memory import half_of_memory
 
 LABELS = "labels"
 IN_MEMORY = 2**20
@@ -67,8 +67,15 @@ def load_data(path: str | os.PathLike[str], ports: Sequence[Port]) -> DataSet:
                     f"name the arrays after the inputs"
                 )
         inputs = {name: arrays[name] for name in names}
-    for name, array in inputs.items():
-        _refuse_nan(name, array, file)
+    for port in ports:
+        array = inputs[port.name]
+        if array.dtype.kind not in "fiub" and array.dtype.name != port.dtype and port.dtype != "str":
+            raise XbcError(
+                f"{file}: array {port.name!r} holds {array.dtype}; the model's input {port} takes numbers"
+            )
+        if not array.ndim and port.shape:
+            raise XbcError(f"{file}: array {port.name!r} is a single number; the model's input is {port}")
+        _refuse_nan(port.name, array, file)
     return DataSet(inputs, None if labels is None else _labels(labels, file))
 
 
@@ -105,7 +112,7 @@ def _read(file: Path) -> dict[str, Array]:
                 handle.seek(0)
                 _check(handle, file.stat().st_size, f"{file}")
                 handle.seek(0)
-                return {file.stem: _mapped(handle)}
+                return {file.stem: mapped(handle)}
         with zipfile.ZipFile(file) as archive:
             members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
             total = sum(m.file_size for m in members if m.compress_type != zipfile.ZIP_STORED)
@@ -135,38 +142,21 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Ar
             with tempfile.TemporaryFile() as unpacked:
                 shutil.copyfileobj(content, unpacked, 2**20)
                 unpacked.seek(0)
-                return _mapped(unpacked)
+                return mapped(unpacked)
         while content.read(2**20):
             pass
     with file.open("rb") as handle:
         handle.seek(member.header_offset)
         header = handle.read(30)  # PKWARE APPNOTE 4.3.7: lengths of name and extra field at 26 and 28
         handle.seek(member.header_offset + 30 + sum(struct.unpack("<HH", header[26:30])))
-        return _mapped(handle)
+        return mapped(handle)
 
 
-def _mapped(handle: IO[bytes]) -> Array:
-    """The array whose .npy form begins where ``handle`` stands, without reading it."""
-    version = npy.read_magic(handle)
-    read = npy.read_array_header_1_0 if version[0] == 1 else npy.read_array_header_2_0
-    shape, fortran, dtype = read(handle)
-    if not math.prod(shape):
-        return np.empty(shape, dtype)
-    order: Literal["F", "C"] = "F" if fortran else "C"
-    return np.memmap(handle, dtype, "r", handle.tell(), shape, order)
-
-
-def _check(handle: object, size: int, where: str) -> None:
+def _check(handle: IO[bytes], size: int, where: str) -> None:
     """Compare an array's header with the bytes behind it before anything is allocated."""
-    version = npy.read_magic(handle)  # type: ignore[arg-type]
-    if version[0] == 1:
-        shape, _, dtype = npy.read_array_header_1_0(handle)  # type: ignore[arg-type]
-    else:
-        shape, _, dtype = npy.read_array_header_2_0(handle)  # type: ignore[arg-type]
+    shape, _, dtype = read_header(handle)
     if dtype.hasobject:
         raise XbcError(f"{where} holds Python objects, which are not read: save plain numeric arrays")
-    count = dtype.itemsize
-    for dim in shape:
-        count *= dim
+    count = dtype.itemsize * math.prod(shape)
     if count > size:
         raise XbcError(f"{where} claims {count} bytes, {size} are there: the file is damaged")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import resource
 import sys
 import tempfile
@@ -181,8 +180,3 @@ def parse_size(text: str) -> int:
                 break
             return int(size)
     raise ValueError(text)
-
-
-def half_of_memory() -> int:
-    """Half of this machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.module import Module
+from ir.npy import open_mapped
 from ir.progress import Progress, silent
 from xbc.update.accumulator import FRACTION_BITS, check_threshold
 from xbc.update.graph import check_same_graph
@@ -207,7 +208,7 @@ def read_accumulators(program: Any, module: Module) -> dict[str, Array]:
     for i, layer in enumerate(module.layers):
         path = program.folder / ACCUMULATORS / f"{i}.npy"
         try:
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            mapped = open_mapped(path)
         except (OSError, ValueError) as error:
             raise XbcError(f"{path} cannot be read ({error}): the delta program is damaged") from None
         if mapped.shape != layer.body.shape or mapped.dtype not in (np.int32, np.int64):

@@ -1,7 +1,7 @@
 """Models of a few bytes that ask for much: what reading each takes, against what docs/onnx.md promises.
 
-python -m attack.bombs            every bomb in a process of its own: outcome, seconds, peak memory
-python -m attack.bombs NAME ...   some of them
+python attack/bombs.py            every bomb in a process of its own: outcome, seconds, peak memory
+python attack/bombs.py NAME ...   some of them
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+HERE: Final = Path(__file__).resolve().parent
 SECONDS: Final = 60.0
 """Processor time that reading any of these may take, Python and onnxruntime loaded: docs/onnx.md states it."""
 MEMORY_MB: Final = 2560
@@ -253,9 +254,12 @@ def read(path: Path) -> str:
 
 def measure(path: Path) -> tuple[str, float, float]:
     """(outcome, processor seconds, peak MB) of reading one file in a process of its own."""
-    code = f"import sys, attack.bombs as b; from pathlib import Path; print(b.read(Path({str(path)!r})))"
+    code = f"import bombs; from pathlib import Path; print(bombs.read(Path({str(path)!r})))"
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
     with tempfile.TemporaryFile("w+") as out:
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=out, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=out, stderr=subprocess.STDOUT, env=environment
+        )
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)

@@ -65,25 +65,8 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
     or domain, or whose external data is missing, too short or outside the model's folder.
     """
     file = Path(path)
-    if file.is_dir():
-        raise XbcError(f"{file} is a folder: give the .onnx file inside it")
-    try:
-        size = file.stat().st_size
-        if not file.is_file():
-            raise XbcError(f"{file} is no regular file")
-        if size > PROTOBUF_LIMIT:
-            raise XbcError(f"{file} is larger than 2 GiB, the limit of protobuf: save it with external data")
-        content = file.read_bytes()
-    except FileNotFoundError:
-        raise XbcError(f"{file} does not exist") from None
-    except OSError as error:
-        raise XbcError(f"{file} cannot be read: {error.strerror}") from None
-    if not content:
-        raise XbcError(f"{file} is empty, not an ONNX model")
-    if content.startswith(b"version https://git-lfs"):
-        raise XbcError(
-            f"{file} is a Git LFS pointer, not the model itself: fetch the model with 'git lfs pull'"
-        )
+    content = _content(file)
+    budget = Budget(file, len(content))
     _check_wire(content, file)
     model = onnx.ModelProto()
     try:
@@ -97,7 +80,6 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
     if not model.HasField("graph") or not model.graph.node:
         raise XbcError(f"{file} is not an ONNX model: it holds no graph with nodes")
     _check_text(model, file)
-    budget = Budget(file, size)
     budget.check_nodes(sum(1 for _ in walk_nodes(model.graph)))
     _check_versions(model, file)
     _check_ports(model, file)
@@ -118,6 +100,29 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise XbcError(f"{file} is not a valid ONNX model: {one_line(error)}") from None
     return ModelFile(model, folder, sha256, budget)
+
+
+def _content(file: Path) -> bytes:
+    if file.is_dir():
+        raise XbcError(f"{file} is a folder: give the .onnx file inside it")
+    try:
+        size = file.stat().st_size
+        if not file.is_file():
+            raise XbcError(f"{file} is no regular file")
+        if size > PROTOBUF_LIMIT:
+            raise XbcError(f"{file} is larger than 2 GiB, the limit of protobuf: save it with external data")
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise XbcError(f"{file} does not exist") from None
+    except OSError as error:
+        raise XbcError(f"{file} cannot be read: {error.strerror}") from None
+    if not content:
+        raise XbcError(f"{file} is empty, not an ONNX model")
+    if content.startswith(b"version https://git-lfs"):
+        raise XbcError(
+            f"{file} is a Git LFS pointer, not the model itself: fetch the model with 'git lfs pull'"
+        )
+    return content
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

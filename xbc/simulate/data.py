@@ -19,6 +19,7 @@ from numpy.lib import format as npy
 
 from ir.arrays import Array
 from ir.errors import XbcError
+from ir.npy import mapped, read_header
 from xbc.frontend.budget import half_of_memory
 from xbc.simulate.feeds import Port
 

@@ -185,7 +185,7 @@ def test_bombs_are_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
     assert len(message) <= LONGEST
 
 
-@pytest.mark.parametrize("name", ["constants_6_of_1GB", "constant_3.2GB", "expand_3GB", "concat_25_times"])
+@pytest.mark.parametrize("name", ["constants_6_of_1GB", "constant_3.2GB", "expand_3GB"])
 def test_what_onnxruntime_did_not_fold_has_the_same_bound(name: str, tmp_path: Path) -> None:
     with pytest.raises(XbcError, match=r"at most|more than half of this machine's memory"):
         read(BOMBS[name](), tmp_path, optimise=False)

@@ -77,7 +77,7 @@ def no_weights(model: onnx.ModelProto) -> None:
         (poisoned(np.inf), "infinite"),
         (zero_size, "a layer of no weights"),
         (unknown_domain, "com.nobody"),
-        (no_weights, "no layer with static weights"),
+        (no_weights, "has no layer that a crossbar can hold: it holds no product with static weights"),
     ],
 )
 def test_bad_model(

@@ -56,7 +56,9 @@ fuzz: dev ## the property tests with other examples each time, ROUNDS times (min
 	@for round in $$(seq $(ROUNDS)); do \
 	  $(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile fuzz || exit 1; done
 
-attack: dev ## changed programs, power cuts, signals: CASES of each, SEED (minutes; CASES=10000 takes hours)
+attack: dev ## damaged models and programs, power cuts, signals: CASES of each, SEED (minutes; CASES=10000 takes hours)
+	@$(BIN)/python attack/bombs.py
+	@$(BIN)/python attack/onnx_models.py --cases $(CASES) --seed $(SEED)
 	@$(BIN)/python attack/programs.py --cases $(CASES) --seed $(SEED)
 	@$(BIN)/python attack/recovery.py --cuts $$(( $(CASES) / 10 )) --cases $(CASES) --seed $(SEED)
 	@$(BIN)/python attack/signals.py --signals $$(( $(CASES) / 10 )) --limits $$(( $(CASES) / 10 )) --seed $(SEED)

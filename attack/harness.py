@@ -91,7 +91,7 @@ Case = Callable[[np.random.Generator, Path, Tally], None]
 def campaign(name: str, case: Case, cases: int, seed: int, folder: Path, first: int = 0) -> Tally:
     """Runs cases ``first ..`` in forked workers; a case draws from ``default_rng([seed, number])`` alone."""
     print(f"{name}: {cases} cases, seed {seed}", flush=True)
-    total, number, start = Tally(), first, time.monotonic()
+    total, number, shown, start = Tally(), first, 0, time.monotonic()
     while number < first + cases:
         answer = _worker(case, seed, number, first + cases, folder)
         total.add(answer.tally)
@@ -99,11 +99,17 @@ def campaign(name: str, case: Case, cases: int, seed: int, folder: Path, first: 
             total.findings.append(f"case {answer.number}: {answer.died}")
             total.counts["died"] += 1
         number = answer.number + 1
+        for finding in total.findings[shown:]:
+            print(f"  {finding}", flush=True)
+        shown = len(total.findings)
+        if number < first + cases and (number - first) % (5 * BATCH) < BATCH:
+            print(
+                f"{name}: {number - first} cases so far, {shown} findings: {dict(sorted(total.counts.items()))}",
+                flush=True,
+            )
     print(
         f"{name}: {cases} cases in {time.monotonic() - start:.0f} s, seed {seed}: {dict(sorted(total.counts.items()))}"
     )
-    for finding in total.findings[:50]:
-        print(f"  {finding}")
     print(f"{name}: {len(total.findings)} findings", flush=True)
     return total
 

@@ -73,6 +73,7 @@ docs: dev pages ## build the documentation into site/
 
 pages: dev ## the pages of docs/ that come from the code
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/run_notebooks.py
 
 pictures: install ## measure and draw docs/pictures/
 	$(BIN)/python docs/pictures.py

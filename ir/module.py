@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ir.display import html_table
 from ir.errors import XbcError
 from ir.layout import Layout
-from ir.stages import STAGES, B, Body, Float
+from ir.stages import STAGES, B, Body, Float, Sectioned
 from ir.target import Target
 
 if TYPE_CHECKING:
@@ -50,6 +52,13 @@ class Layer:
     origin: Origin
     body: Body
 
+    def __repr__(self) -> str:
+        outputs, inputs = self.body.shape
+        return f"<Layer {self.name}: {self.origin.op_type} {outputs} x {inputs}, {self.body.stage()}>"
+
+    def _repr_html_(self) -> str:
+        return layer_table(repr(self).strip("<>"), [self])
+
     @property
     def weights(self) -> int:
         """Entries of the matrix."""
@@ -68,6 +77,20 @@ class Layer:
     def with_body(self, body: Body) -> Layer:
         """The layer with another body."""
         return dataclasses.replace(self, body=body)
+
+
+def layer_table(caption: str, layers: Sequence[Layer]) -> str:
+    """HTML of the layers, for notebooks."""
+    rows = [
+        (
+            layer.name, layer.origin.op_type, layer.body.stage(), *layer.body.shape, layer.origin.products,
+            layer.body.sections if isinstance(layer.body, Sectioned) else None,
+        )
+        for layer in layers
+    ]  # fmt: skip
+    return html_table(
+        caption, ("layer", "operator", "stage", "outputs", "inputs", "products", "sections"), rows
+    )
 
 
 @dataclass(frozen=True)
@@ -104,6 +127,15 @@ class Module:
     edges: tuple[tuple[str, str], ...] = ()
     host: Host = field(default_factory=Host)
     unmapped: tuple[Unmapped, ...] = ()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Module {self.name}: {len(self.layers)} layers, {self.weights:,} weights, {self.stage().stage()}, "
+            f"for {self.target.name}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return layer_table(repr(self).strip("<>"), self.layers)
 
     def layer(self, name: str) -> Layer:
         """The layer of that name.  Raises XbcError when there is none."""

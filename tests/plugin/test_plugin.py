@@ -57,6 +57,7 @@ def test_not_found_where_it_is_not() -> None:
         load_pass("snap-codes")
 
 
+# --8<-- [start:end-to-end]
 def test_end_to_end(example: Path, tmp_path: Path) -> None:
     done = compile_model(MODEL, tmp_path / "out.xbc", target="tiny-32", pipeline=SNAPPED)
     exact = compile_model(
@@ -80,6 +81,9 @@ def test_end_to_end(example: Path, tmp_path: Path) -> None:
         name: totals[name]["writes"] for name in ("first", "steady")
     }
     assert int(counts["steady"].max()) == done.summary["wear"]["max"]
+
+
+# --8<-- [end:end-to-end]
 
 
 def test_an_option_beats_the_chip(example: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ir.display import html_table
 from ir.errors import XbcError
 
 MOST_KEPT = 200
@@ -82,3 +83,15 @@ class Report:
     def ok(self) -> bool:
         """Nothing was found."""
         return self.found == 0
+
+    def __repr__(self) -> str:
+        shown = "sound" if self.ok else f"{self.found:,} problem(s), the first: {self.problems[0]}"
+        return f"<Report: {shown}>"
+
+    def _repr_html_(self) -> str:
+        if self.ok:
+            facts = ((name, value) for name, value in self.facts.items() if isinstance(value, int))
+            return html_table("sound: every promise of the program holds", ("replayed", ""), facts)
+        rows = ((p.file, p.load, p.crossbar, p.row, p.column, p.message) for p in self.problems)
+        head = ("file", "load", "crossbar", "row", "column", "problem")
+        return html_table(f"{self.found:,} problem(s)", head, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ir.arrays import Array
+from ir.display import html_table
 from ir.errors import XbcError
 from ir.layout import Layout
 from ir.module import Module
 from ir.target import Target
+from xbc.backend.arrays import Inference, TableName, read_arrays, read_table
 from xbc.backend.manifest import file_faults, read_manifest
 from xbc.backend.tables import HOST, MANIFEST, MODULE, PER_ROW, SCHEMAS, file_of
 
@@ -135,7 +138,7 @@ class Program:
         self.sound = False
 
     @classmethod
-    def open(cls, folder: str | Path, check: bool = True) -> Program:
+    def open(cls, folder: str | os.PathLike[str], check: bool = True) -> Program:
         """The program in ``folder``.
 
         Args:
@@ -143,6 +146,8 @@ class Program:
                 caller looks at ``faults``.
         Raises: XbcError naming the damaged, missing or foreign file, or the newer format version.
         """
+        if not isinstance(folder, str | os.PathLike):
+            raise XbcError(f"{folder!r} is no path: give the directory that xbc compile wrote")
         folder = Path(folder)
         manifest = read_manifest(folder)
         faults = file_faults(folder, manifest["files"])
@@ -154,6 +159,31 @@ class Program:
             for name, fault in faults.items():
                 raise ProgramError(folder, name, fault)
         return program
+
+    def table(self, name: TableName, inference: Inference | None = None) -> pa.Table:
+        """A table as pyarrow: ``layers``, ``sections``, ``loads`` or ``writes``, see ``xbc.backend.arrays``."""
+        return read_table(self, name, inference)
+
+    def arrays(self, name: TableName, inference: Inference | None = None) -> dict[str, Array]:
+        """A table as numpy, column -> array; ``inference``: only the writes of ``"first"`` or ``"steady"``."""
+        return read_arrays(self, name, inference)
+
+    def __repr__(self) -> str:
+        totals = self.manifest["totals"]
+        return (
+            f"<Program {self.folder}: {totals['layers']} layers, {totals['loads']:,} loads, "
+            f"{totals['steady']['writes']:,} writes per inference on {self.target.name}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_table(
+            repr(self).strip("<>"),
+            ("layer", "operator", "outputs", "inputs", "sections", "encoding", "bits"),
+            (
+                (row.name, row.op_type, row.outputs, row.inputs, row.sections, row.encoding, row.bits)
+                for row in self.layers
+            ),
+        )
 
     def total(self, name: str) -> int:
         """A count of the manifest's totals (``loads``, ``steady.set``, ...)."""
@@ -186,7 +216,7 @@ class Program:
     @cached_property
     def layers(self) -> tuple[LayerRow, ...]:
         """The layers table."""
-        table = self._whole("layers", self.total("layers"))
+        table = self.whole("layers")
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
         arrays = {"scale": np.float32, "zero_point": np.int32, "offset": np.int32}
         rows = []
@@ -205,7 +235,7 @@ class Program:
     @cached_property
     def loads(self) -> dict[str, Array]:
         """The loads table: column name -> ``[loads]``."""
-        table = self._whole("loads", self.total("loads"))
+        table = self.whole("loads")
         return dict(self._columns("loads", table))
 
     def sections(self, start: int = 0, stop: int | None = None) -> Iterator[Block]:
@@ -238,7 +268,9 @@ class Program:
         finally:
             file.close()
 
-    def _whole(self, table: str, rows: int) -> pa.Table:
+    def whole(self, table: str) -> pa.Table:
+        """A table as it is emitted, in memory as a whole.  Raises XbcError when it cannot be read."""
+        rows = self.total("write_rows" if table == "writes" else table)
         file = self._open(table, rows)
         try:
             parts = [self._read(table, file, group) for group in range(file.metadata.num_row_groups)]

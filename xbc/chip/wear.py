@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,30 @@ from xbc.backend.stream import run_chunk, skipped_phase, stream_loads
 from xbc.chip.chip import Chip
 
 ENDURANCES = (1e5, 1e6, 1e7, 1e8, 1e9)
+
+
+def wear_program(program: str | os.PathLike[str] | backend.Program) -> dict[str, Any]:
+    """How a program wears its chip, and how long the worst cell lives with and without levelling.
+
+    Returns: what ``xbc wear --json`` prints: ``writes_per_inference``, ``worst_cell``, ``mean``, ``by_column``, the
+        ``plan`` of levelling that the program carries, ``lifetimes`` per endurance.
+    Raises: XbcError.
+    """
+    opened = program if isinstance(program, backend.Program) else backend.Program.open(program)
+    wear = program_wear(opened)
+    plan = plan_of(opened)
+    return {
+        "writes_per_inference": int(wear.wear.sum()),
+        "worst_cell": int(wear.wear.max()),
+        "mean": float(wear.wear.mean()),
+        "cells": wear.wear.size,
+        "cells_used": int(wear.touched.sum()),
+        "by_column": wear.wear.sum(axis=(0, 1)).tolist(),
+        "plan": None
+        if plan is None
+        else {"inferences_per_epoch": plan.inferences, "epochs": len(plan.shifts)},
+        "lifetimes": wear_table(opened, wear, plan),
+    }
 
 
 def program_wear(program: backend.Program) -> Program:

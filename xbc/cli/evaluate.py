@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ir.progress import Progress
 from xbc.cli import console
-from xbc.cli.fidelity import IDEAL, cost_line, fidelity_options, layer_lines, refuse_unused
+from xbc.cli.fidelity import IDEAL, Fidelity, cost_line, fidelity_options, layer_lines, refuse_unused
 from xbc.cli.options import (
+    SampleAxisWord,
     batch_option,
     json_option,
     limit_option,
@@ -19,15 +18,9 @@ from xbc.cli.options import (
     program_argument,
     quiet_option,
     sample_axis_option,
-    samples_per_run,
     seed_option,
     threads_option,
 )
-
-if TYPE_CHECKING:
-    from xbc.backend import Program
-    from xbc.simulate.host import Model
-    from xbc.simulate.memory import Batch
 
 
 @click.command("evaluate")
@@ -55,9 +48,10 @@ if TYPE_CHECKING:
 @json_option
 @quiet_option
 def command(
-    program: Path, data: Path, model: Path | None, output: str | None, fidelity: str, seed: int,
-    limit: int | None, batch: int | None, sample_axis: str, memory: int | None, threads: int,
-    as_json: bool, quiet: bool, **options: Any,
+    program: Path, data: Path, model: Path | None, output: str | None, fidelity: Fidelity, seed: int,
+    limit: int | None, batch: int | None, sample_axis: SampleAxisWord, memory: int | None,
+    threads: int, as_json: bool, quiet: bool,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Compare the network that the cells hold with the model before compiling, over a set.
 
@@ -74,77 +68,24 @@ def command(
       xbc evaluate model.xbc --data set.npz --model model.onnx
       xbc evaluate model.xbc --data set.npz --limit 500 --json
     """
-    from xbc.backend import Program
-    from xbc.simulate.ideal import evaluate
-    from xbc.simulate.replayed import check_is_the_model, exact_model, host_axis, read_set, replayed_model
+    from xbc.simulate.programs import evaluate_program
 
     refuse_unused(fidelity, options)
-    opened = Program.open(program)
-    runs = samples_per_run(batch, memory)
-    if model is not None:
-        check_is_the_model(opened, model)
     with console.progress_bars(quiet) as progress:
-        reference = model if model is not None else exact_model(opened)
-        if fidelity == IDEAL:
-            compiled = replayed_model(opened, progress)
-            sets = read_set(data, compiled, limit)
-            facts = evaluate(
-                reference, compiled, sets, output=output, threads=threads, batch=runs,
-                axis=host_axis(opened, sample_axis, sets), progress=progress,
-            )  # fmt: skip
-            facts["fidelity"] = IDEAL
-        else:
-            facts = _simulated(
-                opened,
-                reference,
-                data,
-                fidelity,
-                options,
-                output,
-                seed,
-                limit,
-                runs,
-                sample_axis,
-                threads,
-                progress,
-            )
+        facts = evaluate_program(
+            program, data, model=model, output=output, fidelity=fidelity, settings=options["settings"],
+            calibration=options["calibration"], adc=not options["no_adc"], percentile=options["percentile"],
+            trials=options["trials"], narrow=options["narrow"], blame=options["blame"], seed=seed, limit=limit,
+            batch=batch, sample_axis=sample_axis,
+            memory=memory, threads=threads, progress=progress,
+        )  # fmt: skip
     notes = facts.pop("notes")
-    facts["reference_is"] = "model" if model is not None else "exact-codes"
     for sentence in notes:
         console.note(f"xbc: note: {sentence}", quiet)
     if as_json:
         console.print_json(facts)
     else:
         click.echo("\n".join(sentences(facts, model)))
-
-
-def _simulated(
-    program: Program, reference: Model, data: Path, fidelity: str, options: dict[str, Any],
-    output: str | None, seed: int, limit: int | None, batch: Batch, sample_axis: str, threads: int, progress: Progress,
-) -> dict[str, Any]:  # fmt: skip
-    """The facts at converter or device fidelity."""
-    from xbc.cli.fidelity import settings_of
-    from xbc.simulate.blame import blame
-    from xbc.simulate.data import load_data
-    from xbc.simulate.fidelity import Reference, Simulation, evaluate
-    from xbc.simulate.replayed import cut_set, open_chip
-    from xbc.simulate.samples import SampleAxis
-
-    chip = open_chip(program, options["settings"], options["calibration"], progress)
-    sets = cut_set(load_data(data, chip.ports), limit)
-    axis = SampleAxis(chip.host, sample_axis, cut=sets.cut)
-    simulation = Simulation(
-        chip.host, chip.module, settings_of(fidelity, options, seed), calibration=chip.calibration,
-        threads=threads, batch=batch, axis=axis, progress=progress,
-    )  # fmt: skip
-    against = Reference.of(
-        reference, sets, output=output, threads=threads, batch=batch, axis=axis, progress=progress
-    )  # fmt: skip
-    facts = evaluate(against, simulation, progress)
-    if options["blame"]:
-        ranked = blame(against, simulation, progress=progress)
-        facts["blame"] = [dataclasses.asdict(entry) for entry in ranked]
-    return facts
 
 
 def sentences(facts: dict[str, Any], model: Path | None) -> list[str]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import click
 
 from ir.errors import XbcError
 from xbc.cli import console
 
-if TYPE_CHECKING:
-    from xbc.simulate.fidelity import Settings
-
 F = TypeVar("F", bound=Callable[..., Any])
-IDEAL = "ideal"
+Fidelity = Literal["ideal", "converters", "devices"]
+IDEAL: Final = "ideal"
 CHOICES = (IDEAL, "converters", "devices")
 
 
@@ -23,12 +21,10 @@ def _settings(ctx: click.Context, param: click.Parameter, items: tuple[str, ...]
     from xbc.targets import parse_settings
 
     settings = parse_settings(items)
-    for key in settings:
-        if not key.startswith(("converters.", "device.")):
-            raise XbcError(
-                f"--set {key}: the program is made for its chip; only keys of converters and device can be "
-                f"replaced here, e.g. converters.adc_bits=6 or device.sigma_verified=0.03"
-            )
+    if settings:
+        from xbc.simulate.programs import check_settings
+
+        check_settings(settings)
     return settings
 
 
@@ -72,15 +68,6 @@ def simulation_options(function: F) -> F:
 def fidelity_options(function: F) -> F:
     """``--fidelity`` and the options of a simulation."""
     return _fidelity(simulation_options(function))
-
-
-def settings_of(fidelity: str, options: Mapping[str, Any], seed: int) -> Settings:
-    """Simulation settings from command-line options."""
-    from xbc.simulate.fidelity import Settings
-
-    return Settings(
-        fidelity, not options["no_adc"], options["percentile"], seed, options["trials"], options["narrow"]
-    )
 
 
 def refuse_unused(fidelity: str, options: Mapping[str, Any]) -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import click
 
 from ir.errors import XbcError
 
-if TYPE_CHECKING:
-    from xbc.simulate.memory import Batch
-
+SampleAxisWord = Literal["auto", "0", "none"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -49,7 +47,7 @@ batch_option = click.option(
 
 
 sample_axis_option = click.option(
-    "--sample-axis", type=click.Choice(["auto", "0", "none"]), default="auto", show_default=True,
+    "--sample-axis", type=click.Choice(get_args(SampleAxisWord)), default="auto", show_default=True,
     help="Whether the first axis of the inputs counts samples: the graph decides (auto), yes (0), no (none: one whole "
     "input).",
 )  # fmt: skip
@@ -74,13 +72,6 @@ memory_option = click.option(
     "and it ends with an error rather than go above.",
 )  # fmt: skip
 program_argument = click.argument("program", type=click.Path(path_type=Path), metavar="PROGRAM.xbc")
-
-
-def samples_per_run(batch: int | None, memory: int | None) -> Batch:
-    """What --batch and --memory ask for."""
-    from xbc.simulate.memory import Budget
-
-    return batch if memory is None else Budget(memory)
 
 
 def pipeline_options(function: F) -> F:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import click
 
+from xbc.backend.outputs import check_file
 from xbc.cli import console
 from xbc.cli.options import json_option, limit_option, program_argument, quiet_option, threads_option
-from xbc.cli.outputs import check_file
-
-if TYPE_CHECKING:
-    from ir.target import Target
-    from xbc.backend import Program
-    from xbc.recovery.readback import Deviations, Effect
 
 _SHOWN = 20
 
@@ -47,9 +41,9 @@ _SHOWN = 20
 @json_option
 @quiet_option
 def command(
-    program: Path, levels: Path, load: int | None, inference: str, stuck: bool, output: Path | None,
-    faulty: Path | None, data: Path | None,
-    limit: int | None, threads: int, as_json: bool, quiet: bool,
+    program: Path, levels: Path, load: int | None, inference: Literal["first", "steady"], stuck: bool,
+    output: Path | None, faulty: Path | None, data: Path | None, limit: int | None, threads: int,
+    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Compare measured levels with the expected post-state of a load, and emit the repair.
 
@@ -64,104 +58,21 @@ def command(
       xbc readback model.xbc --levels measured.npy --stuck --data set.npz --json
       xbc readback model.xbc --levels measured.npy --faulty chip.toml
     """
-    from xbc.backend import Program
-    from xbc.recovery.readback import compare, follow, read_levels, repair_table, with_deviations
+    from xbc.driver.recover import readback_program
 
-    opened = Program.open(program)
     if output is not None:
         check_file(output, "a Parquet", levels, data)
     if faulty is not None:
         check_file(faulty, "a TOML", levels, data)
-    measured, known = read_levels(levels, opened)
-    at = opened.total("loads") - 1 if load is None else load
-    deviations = compare(opened, measured, known, at, inference)
-    effect = follow(opened, deviations, stuck)
-    table, hopeless = repair_table(opened, deviations)
-    facts: dict[str, Any] = {
-        "load": at,
-        "inference": inference,
-        "cells_measured": int(known.sum()),
-        "cells_deviating": len(deviations),
-        "cells_healed_by_the_program": int(effect.healed.sum()),
-        "cells_beyond_repair": hopeless,
-        "layers": _layers(opened, effect),
-        "cells": _cells(deviations, effect),
-        "repair_writes": table.num_rows,
-    }
-    if output is not None:
-        _write_repair(output, table)
-        facts["repair"] = str(output)
-    if faulty is not None:
-        cells = with_deviations(opened.target, deviations, known)
-        _write_chip(faulty, dataclasses.replace(opened.target, faulty=cells))
-        facts |= {"faulty": str(faulty), "cells_faulty": len(cells)}
-    if data is not None:
-        facts["evaluation"] = _evaluate(opened, effect, data, limit, threads, quiet)
+    with console.progress_bars(quiet) as progress:
+        facts = readback_program(
+            program, levels, load=load, inference=inference, stuck=stuck, repair=output, faulty=faulty, data=data,
+            limit=limit, threads=threads, progress=progress,
+        )  # fmt: skip
     if as_json:
         console.print_json(facts)
     else:
         _print(facts)
-
-
-def _layers(program: Program, effect: Effect) -> list[dict[str, Any]]:
-    import numpy as np
-
-    out = []
-    for i, layer in enumerate(program.layers):
-        change = effect.change[effect.layer == i]
-        if len(change):
-            out.append(
-                {
-                    "layer": layer.name,
-                    "weights_changed": len(change),
-                    "weights": layer.outputs * layer.inputs,
-                    "largest_change": int(np.abs(change).max()),
-                }
-            )
-    return out
-
-
-def _cells(deviations: Deviations, effect: Effect) -> list[dict[str, Any]]:
-    names = ("crossbar", "row", "column", "expected", "measured", "resident")
-    columns = {name: getattr(deviations, name).tolist() for name in names}
-    columns["healed"] = effect.healed.tolist()
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def _write_chip(output: Path, target: Target) -> None:
-    from xbc.system.files import whole_file
-    from xbc.targets.text import target_toml
-
-    with whole_file(output) as partial:
-        partial.write_text(target_toml(target), encoding="utf-8")
-
-
-def _write_repair(output: Path, table: Any) -> None:
-    import pyarrow.parquet as pq
-
-    from xbc.system.files import whole_file
-
-    with whole_file(output) as partial:
-        pq.write_table(table, partial, compression="zstd")
-
-
-def _evaluate(
-    program: Program, effect: Effect, data: Path, limit: int | None, threads: int, quiet: bool
-) -> dict[str, Any]:
-
-    from xbc.chip import effective_codes
-    from xbc.simulate.ideal import compiled_model, evaluate
-    from xbc.simulate.replayed import read_set
-
-    with console.progress_bars(quiet) as progress:
-        codes = effective_codes(program, progress)
-        host = program.host_model()
-        intended = compiled_model(host, program.layers, codes)
-        held = compiled_model(host, program.layers, effect.codes(program, codes))
-        sets = read_set(data, intended, limit)
-        facts = evaluate(intended, held, sets, threads=threads, progress=progress)
-    facts.pop("notes")
-    return facts
 
 
 def _print(facts: dict[str, Any]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
+from xbc.backend.outputs import check_file
 from xbc.cli import console
 from xbc.cli.options import json_option, quiet_option
-from xbc.cli.outputs import check_file
 
 
 @click.command("report")
@@ -35,7 +36,7 @@ from xbc.cli.outputs import check_file
 @quiet_option
 def command(
     programs: tuple[Path, ...], output: Path | None, evaluation: Path | None, tradeoff: bool | None,
-    plots: Path | None, plot_format: str, as_json: bool, quiet: bool,
+    plots: Path | None, plot_format: Literal["svg", "png"], as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Write a report: one HTML file that opens without a network, in light and dark, on a phone.
 
@@ -47,29 +48,16 @@ def command(
       xbc report model.xbc -o model.html --evaluation accuracy.json --plots figures
       xbc report before.xbc after.xbc -o change.html
     """
-    from xbc.report.facts import gather, load_evaluation
-    from xbc.report.page import summary
-    from xbc.report.write import write_plots, write_report
+    from xbc.report.write import report_programs
 
-    if evaluation is not None and len(programs) > 1:
-        raise click.UsageError("--evaluation belongs to one program: leave it away when comparing")
-    if len(programs) > 4:
-        raise click.UsageError("at most four programs can be compared")
     target = check_file(output or Path(f"{programs[0].resolve().stem}.html"), "an HTML", evaluation)
-    found = None if evaluation is None else load_evaluation(evaluation)
     with console.progress_bars(quiet) as progress:
-        facts = [gather(program, found, tradeoff, progress) for program in programs]
-    size = write_report(facts, target)
-    files = write_plots(facts, plots, plot_format) if plots is not None else []
+        facts = report_programs(
+            programs, target, evaluation=evaluation, tradeoff=tradeoff, plots=plots, plot_format=plot_format,
+            progress=progress,
+        )  # fmt: skip
     if as_json:
-        console.print_json(
-            {
-                "report": str(target),
-                "bytes": size,
-                "plots": [str(path) for path in files],
-                "programs": [summary(one) for one in facts],
-            }
-        )
+        console.print_json(facts)
         return
-    extra = f", {len(files)} plots in {plots}" if files else ""
-    click.echo(f"report: {target}, {console.quantity(size, 'B')}{extra}")
+    extra = f", {len(facts['plots'])} plots in {plots}" if facts["plots"] else ""
+    click.echo(f"report: {target}, {console.quantity(facts['bytes'], 'B')}{extra}")

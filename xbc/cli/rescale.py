@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
+from xbc.backend.outputs import check_file
 from xbc.cli import console
 from xbc.cli.options import json_option, limit_option, quiet_option
-from xbc.cli.outputs import check_file
 
 
 @click.command("rescale")
@@ -32,8 +32,8 @@ from xbc.cli.outputs import check_file
 @json_option
 @quiet_option
 def command(
-    model: Path, output: Path, balance: str, unipolar: bool, data: Path | None, limit: int | None, as_json: bool,
-    quiet: bool,
+    model: Path, output: Path, balance: Literal["weights", "activations", "both"], unipolar: bool,
+    data: Path | None, limit: int | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Transform a model without changing its function, for uniform or one-signed crossbars (arXiv 1910.13850).
 
@@ -49,51 +49,10 @@ def command(
       xbc rescale model.onnx -o positive.onnx --unipolar
       xbc compile positive.onnx --passes "quantize,encode-signs{encoding=unipolar},..."
     """
-    import numpy as np
-    import onnx
-
-    from ir.errors import XbcError
-    from xbc.frontend import import_model
-    from xbc.rescale.proof import check_same_function
-    from xbc.rescale.scaling import rescale_model, spread
-    from xbc.rescale.unipolar import unipolar_model
-    from xbc.sensitivity.diagonal import data_port
-    from xbc.simulate.data import load_data
-    from xbc.targets import load_target
+    from xbc.driver.models import rescale_model
 
     check_file(output, "an ONNX", model, data)
-    imported = import_model(model, load_target("gather-128"))
-    port = data_port(imported)
-    given = None if data is None else load_data(data, [port]).inputs[port.name][:limit]
-    facts: dict[str, Any] = {"model": model.name, "output": str(output)}
-    if unipolar:
-        made = unipolar_model(imported)
-        changed = made.model
-        facts |= {"made": list(made.made), "found": list(made.found), "left": made.left}
-    else:
-        done = rescale_model(imported, balance=balance, calibration=given)  # type: ignore[arg-type]
-        changed = done.model
-        facts |= {
-            "balance": balance,
-            "gains": done.gains,
-            "weight_spread": [spread(done.before), spread(done.after)],
-            "activation_spread": [spread(done.activations_before), spread(done.activations_after)] if given is not None
-            else None,
-            "layers": {name: [done.before[name], done.after[name]] for name in done.before},
-        }  # fmt: skip
-    if given is None:
-        shape = [n or (1 if i == 0 else 0) for i, n in enumerate(port.shape)]
-        if not all(shape):
-            raise XbcError(f"rescale: the input is {port}: give --data, so that the result can be checked")
-        given = np.random.default_rng(0).standard_normal(shape).astype(port.dtype)
-    facts["largest_difference"] = check_same_function(imported, changed, given)
-    facts["checked_on"] = len(given)
-    half = output.with_name(output.name + ".part")
-    try:
-        onnx.save(changed, half)
-        half.replace(output)
-    finally:
-        half.unlink(missing_ok=True)
+    facts = rescale_model(model, output, balance=balance, unipolar=unipolar, data=data, limit=limit)
     console.print_json(facts) if as_json else click.echo("\n".join(_sentences(facts)))
 
 

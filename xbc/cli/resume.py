@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import click
 
@@ -35,7 +35,7 @@ def command(
     program: Path,
     journal: Path | None,
     levels: Path | None,
-    inference: str | None,
+    inference: Literal["first", "steady"] | None,
     number: int | None,
     output: Path,
     as_json: bool,
@@ -54,47 +54,16 @@ def command(
       xbc resume model.xbc --journal loader.journal --number 1 --levels measured.npy -o rest
       xbc resume model.xbc --levels measured.npy --inference steady -o rest
     """
-    from xbc.backend import Program
-    from xbc.recovery.journal import read_journal
-    from xbc.recovery.readback import read_levels
-    from xbc.recovery.rest import write_rest
-    from xbc.recovery.resume import decide, position_from_read_back
+    from xbc.driver.recover import resume_program
 
-    if journal is None and levels is None:
-        raise click.UsageError("give --journal, --levels or both")
-    if journal is not None and inference is not None:
-        raise click.UsageError("the journal says which inference it is: leave --inference away")
-    if journal is None and number is not None:
-        raise click.UsageError("--number belongs to --journal; with a read-back alone give --inference")
-    if journal is None and inference is None:
-        raise click.UsageError("without a journal, --inference says which inference was interrupted")
-    opened = Program.open(program)
-    measured = None
-    if levels is not None:
-        measured, whole = read_levels(levels, opened)
-        if not whole.all():
-            raise click.UsageError(
-                f"{levels} leaves {int((~whole).sum())} cells out: resuming needs all of them"
-            )
-    facts: dict[str, Any] = {}
-    if journal is not None:
-        state = read_journal(journal, opened)
-        position, going_on = decide(opened, state, number, measured)
-        facts = {
-            "journal_records": state.records,
-            "torn_bytes": state.torn,
-            "inference_number": going_on,
-        }
-    else:
-        assert measured is not None
-        assert inference is not None
-        position = position_from_read_back(opened, measured, inference)
-    facts |= write_rest(opened, position, measured, output)
+    facts = resume_program(
+        program, output, journal=journal, levels=levels, inference=inference, number=number
+    )
     if as_json:
         console.print_json(facts)
         return
     if not facts["loads_left"]:
-        click.echo(f"the {position.inference} inference is finished: nothing is left to write")
+        click.echo(f"the {facts['inference']} inference is finished: nothing is left to write")
     click.echo(
         f"{facts['loads_done']:,} of {facts['loads']:,} loads are finished; {facts['loads_left']:,} loads with "
         f"{facts['writes_left']:,} writes are left ({facts['writes_uncertain']:,} in interrupted loads) -> "

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from xbc.backend.outputs import check_file
 from xbc.cli import console
 from xbc.cli.options import json_option, limit_option, quiet_option, seed_option, threads_option
-from xbc.cli.outputs import check_file
+
+if TYPE_CHECKING:
+    from xbc.sensitivity import Loss
+    from xbc.sensitivity.diagonal import Method
 
 
 @click.command("sensitivity")
@@ -53,8 +57,8 @@ from xbc.cli.outputs import check_file
 @json_option
 @quiet_option
 def command(
-    model: Path, data: Path, output: Path | None, loss: str, method: str, noise: float, seed: int, limit: int | None,
-    threads: int, as_json: bool, quiet: bool,
+    model: Path, data: Path, output: Path | None, loss: Loss, method: Method, noise: float, seed: int,
+    limit: int | None, threads: int, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Diagonal second derivative of the loss in every crossbar weight (after SWIM, arXiv 2202.08395).
 
@@ -67,48 +71,15 @@ def command(
       xbc sensitivity model.onnx --data calib.npz -o sens.npz
       xbc compile model.onnx --sensitivities sens.npz --passes "...,select-write-verify{fraction=0.1}"
     """
-    from xbc.frontend import import_model
-    from xbc.sensitivity import model_sensitivities, save_sensitivities
-    from xbc.sensitivity.diagonal import data_port
-    from xbc.simulate.data import load_data
-    from xbc.simulate.replayed import cut_set
-    from xbc.targets import load_target
+    from xbc.driver.models import measure_sensitivities
 
     path = check_file(output or Path(f"{model.stem}.sens.npz"), "an .npz", data, model)
-    imported = import_model(model, load_target("gather-128"))
-    port = data_port(imported)
-    sets = cut_set(load_data(data, [port]), limit)
-    x, labels = sets.inputs[port.name], sets.labels
     with console.progress_bars(quiet) as progress:
-        found = model_sensitivities(
-            imported, x, labels, loss=loss, method=method, seed=seed, noise=noise,  # type: ignore[arg-type]
-            progress=progress, threads=threads,
-        )  # fmt: skip
-    save_sensitivities(found, path)
-    facts = {
-        "model": model.name,
-        "output": str(path),
-        "samples": found.samples,
-        "loss": found.loss,
-        "method": found.method,
-        "noise": found.noise,
-        "layers": [
-            {
-                "name": layer.name,
-                "weights": layer.weights,
-                "mean": float(found.layers[layer.name].mean()),
-                "max": float(found.layers[layer.name].max()),
-                "share": _share(found.layers, layer.name),
-            }
-            for layer in imported.module.layers
-        ],
-    }
+        facts = measure_sensitivities(
+            model, data, path, loss=loss, method=method, noise=noise, seed=seed, limit=limit, threads=threads,
+            progress=progress,
+        ).facts  # fmt: skip
     console.print_json(facts) if as_json else _print(facts)
-
-
-def _share(layers: dict[str, Any], name: str) -> float:
-    total = sum(float(v.sum(dtype="float64")) for v in layers.values())
-    return float(layers[name].sum(dtype="float64")) / total if total else 0.0
 
 
 def _print(facts: dict[str, Any]) -> None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ir.errors import XbcError
+from xbc.backend.outputs import check_file
 from xbc.cli import console
 from xbc.cli.fidelity import simulation_options
 from xbc.cli.options import (
+    SampleAxisWord,
     batch_option,
     json_option,
     limit_option,
@@ -19,11 +21,9 @@ from xbc.cli.options import (
     program_argument,
     quiet_option,
     sample_axis_option,
-    samples_per_run,
     seed_option,
     threads_option,
 )
-from xbc.cli.outputs import check_file
 from xbc.system.files import whole_file
 
 if TYPE_CHECKING:
@@ -65,9 +65,8 @@ if TYPE_CHECKING:
 @quiet_option
 def command(
     program: Path, over: tuple[str, ...], data: Path, model: Path | None, output_name: str | None,
-    files: tuple[Path, ...], seed: int, limit: int | None, batch: int | None, sample_axis: str,
-    memory: int | None, threads: int,
-    as_json: bool, quiet: bool, **options: Any,
+    files: tuple[Path, ...], seed: int, limit: int | None, batch: int | None, sample_axis: SampleAxisWord,
+    memory: int | None, threads: int, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure the accuracy over settings of the converters or devices and draw the curve.
 
@@ -79,39 +78,25 @@ def command(
       xbc sweep model.xbc --over converters.adc_bits=4..10 --data set.npz -o adc.csv -o adc.png
       xbc sweep model.xbc --over device.sigma_verified=0,0.02,0.05 --data set.npz --trials 10 -o noise.html
     """
-    from xbc.backend import Program
-    from xbc.cli.fidelity import settings_of
-    from xbc.simulate.data import load_data
-    from xbc.simulate.fidelity import Reference
     from xbc.simulate.memory import peak_rss_bytes
     from xbc.simulate.plots import FORMATS, draw
-    from xbc.simulate.replayed import check_is_the_model, cut_set, exact_model, open_chip
-    from xbc.simulate.samples import SampleAxis
-    from xbc.simulate.sweep import parse_axis, sweep, to_csv
+    from xbc.simulate.programs import fidelity_of, sweep_program
+    from xbc.simulate.sweep import parse_axis, to_csv
 
     axes = [parse_axis(text) for text in over]
     for path in files:
         if path.suffix.lower() not in (".csv", *FORMATS):
             raise XbcError(f"{path}: a sweep is written as .csv, {', '.join(FORMATS)}")
         check_file(path, "an HTML" if path.suffix.lower() == ".html" else None, data, model)
-    fidelity = "devices" if any(axis.key.startswith("device.") for axis in axes) else "converters"
-    opened = Program.open(program)
-    runs = samples_per_run(batch, memory)
-    if model is not None:
-        check_is_the_model(opened, model)
     with console.progress_bars(quiet) as progress:
-        chip = open_chip(opened, options["settings"], options["calibration"], progress)
-        sets = cut_set(load_data(data, chip.ports), limit)
-        axis = SampleAxis(chip.host, sample_axis, cut=sets.cut)
-        reference = Reference.of(
-            model if model is not None else exact_model(opened), sets, output=output_name, threads=threads,
-            batch=runs, axis=axis, progress=progress,
+        points, notes = sweep_program(
+            program, over, data, model=model, output=output_name, settings=options["settings"],
+            calibration=options["calibration"], adc=not options["no_adc"], percentile=options["percentile"],
+            trials=options["trials"], narrow=options["narrow"], seed=seed, limit=limit, batch=batch,
+            sample_axis=sample_axis, memory=memory,
+            threads=threads, progress=progress,
         )  # fmt: skip
-        points = sweep(
-            chip.host, chip.module, axes, reference, settings_of(fidelity, options, seed),
-            calibration=chip.calibration, threads=threads, batch=runs, axis=axis, progress=progress,
-        )  # fmt: skip
-    for sentence in reference.notes:
+    for sentence in notes:
         console.note(f"xbc: note: {sentence}", quiet)
     made = [
         (path, to_csv(points).encode() if path.suffix.lower() == ".csv" else draw(points, path, program.stem))
@@ -124,7 +109,7 @@ def command(
     peak = peak_rss_bytes()
     if as_json:
         listed = [dataclasses.asdict(p) for p in points]
-        console.print_json({"fidelity": fidelity, "points": listed, "peak_rss_bytes": peak})
+        console.print_json({"fidelity": fidelity_of(axes), "points": listed, "peak_rss_bytes": peak})
         return
     keys = [axis.key for axis in axes]
     table = console.table(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -27,24 +26,9 @@ def command(program: Path, as_json: bool) -> None:
       xbc compile model.onnx --passes "quantize,...,deal-sections,level-wear" -o levelled.xbc
       xbc wear levelled.xbc --json
     """
-    from xbc.backend import Program
-    from xbc.chip.wear import plan_of, program_wear, wear_table
+    from xbc.chip.wear import wear_program
 
-    opened = Program.open(program)
-    wear = program_wear(opened)
-    plan = plan_of(opened)
-    facts: dict[str, Any] = {
-        "writes_per_inference": int(wear.wear.sum()),
-        "worst_cell": int(wear.wear.max()),
-        "mean": float(wear.wear.mean()),
-        "cells": wear.wear.size,
-        "cells_used": int(wear.touched.sum()),
-        "by_column": wear.wear.sum(axis=(0, 1)).tolist(),
-        "plan": None
-        if plan is None
-        else {"inferences_per_epoch": plan.inferences, "epochs": len(plan.shifts)},
-        "lifetimes": wear_table(opened, wear, plan),
-    }
+    facts = wear_program(program)
     if as_json:
         console.print_json(facts)
         return
@@ -53,10 +37,11 @@ def command(program: Path, as_json: bool) -> None:
         f"{facts['writes_per_inference']:,} writes per inference on {facts['cells']:,} cells: mean "
         f"{facts['mean']:.3g}, worst cell {facts['worst_cell']:,}"
     )
+    plan = facts["plan"]
     held = (
         "no plan in the program"
         if plan is None
-        else f"{len(plan.shifts)} epochs of {plan.inferences:,} inferences"
+        else f"{plan['epochs']} epochs of {plan['inferences_per_epoch']:,} inferences"
     )
     out.print(f"levelling: {held}")
     life = console.table(

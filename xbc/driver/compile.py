@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ir.arrays import Array
+from ir.display import html_table
 from ir.errors import XbcError
 from ir.module import Module
 from ir.progress import Progress
@@ -36,8 +37,10 @@ from passes.pipeline import (
 from passes.sort_sections import MOST_SPARE
 from xbc.backend.tables import FIRST_ONLY
 from xbc.budget.meter import Meter
+from xbc.frontend.given import GivenModel, file_of, from_memory
 
 if TYPE_CHECKING:
+    from xbc.backend import Program
     from xbc.frontend import Imported
 
 DEFAULT_LEVEL = 2
@@ -61,12 +64,34 @@ class Compiled:
     summary: dict[str, Any]
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        writes = self.summary["writes"]
+        return (
+            f"<Compiled {self.summary['model']} on {self.summary['target']}: {writes['emitted']:,} writes per "
+            f"inference, {writes['natural']:,} in natural order -> {self.directory}>"
+        )
 
+    def _repr_html_(self) -> str:
+        rows = [
+            (kind, writes, self.summary["first_deployment"][kind])
+            for kind, writes in self.summary["writes"].items()
+        ]
+        return html_table(repr(self).strip("<>"), ("cell writes", "per inference", "first deployment"), rows)
+
+    @property
+    def program(self) -> Program:
+        """The emitted program, opened."""
+        from xbc.backend import Program
+
+        return Program.open(self.directory)
+
+
+@from_memory
 def compile_model(
-    model: str | os.PathLike[str],
+    model: GivenModel,
     output: str | os.PathLike[str] | None = None,
     *,
-    target: str | Path | Target = "gather-128",
+    target: str | os.PathLike[str] | Target = "gather-128",
     settings: Mapping[str, Any] | None = None,
     pipeline: str | None = None,
     level: int = DEFAULT_LEVEL,
@@ -88,7 +113,7 @@ def compile_model(
     """Compile ``model`` and write the program to ``output``, whole or not at all.
 
     Args:
-        model: an ONNX file.
+        model: an ONNX file, its bytes or the protobuf.
         output: directory to write; ``<model>.xbc`` in the current directory when None.  An older program
             there is replaced once the new one is complete.
         target: a shipped chip's name, a TOML file, or a Target.
@@ -120,7 +145,7 @@ def compile_model(
     from xbc.targets import load_target
 
     meter = Meter()
-    source = Path(model)
+    source = file_of(model)
     directory = check_output(Path(output) if output is not None else Path(f"{source.stem}.xbc"))
     chip = load_target(target, settings)
     lossy = pipeline is None and level == LOSSY

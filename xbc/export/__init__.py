@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from ir.errors import XbcError
 from ir.progress import Progress, silent
 from ir.registry import Registry
 
@@ -109,6 +110,8 @@ def export_program(
     from xbc.export.package import describe, export_directory, seal_export
 
     writer = load_format(format_name)
+    if unknown := [name for name in inferences if name not in INFERENCES]:
+        raise XbcError(f"unknown inference {unknown[0]!r}; known: {', '.join(INFERENCES)}")
     opened = program if isinstance(program, Program) else Program.open(program)
     check_tables(opened)
     count = count_of(opened, loads)

@@ -1,7 +1,8 @@
 """The table of operators: by domain and name, imported when it is first asked for.
 
 A new operator is one file beside this one that ends in ``OPERATORS``, and its name in ``FILES``.  Outside xbc it
-is the same file in a package of one's own, handed to ``register`` (see there).
+is the same file in an installed package, with an entry point of the group ``xbc.operators`` for each: ``Name`` or
+``domain.Name`` -> ``module:OPERATOR``; or it is handed to ``register``.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from types import MappingProxyType
 from typing import Final
 
 from ir.errors import XbcError
+from ir.registry import Registry
 from xbc.operators.definition import Operator
 
 FILES: Final = (
     "conv", "conv_transpose", "deform_conv", "matmul", "integer_matmul", "recurrent", "attention",
     "einsum", "lookup", "packed", "elementwise", "normalising", "pooling", "reshaping",
 )  # fmt: skip
+INSTALLED: Final = Registry("xbc.operators", "operator", {})
+"""Operators of installed packages, by label; imported when a model has one."""
 BUILT_IN: Final = "xbc"
 Key = tuple[str, str]
 """(domain, name)."""
@@ -66,6 +70,19 @@ def origin(operator: Operator) -> str:
 
 
 def find(domain: str, name: str) -> Operator | None:
-    """The definition of an operator (``ai.onnx`` is the domain ""), None for an unknown one."""
-    found = _table().get(("" if domain == "ai.onnx" else domain, name))
-    return None if found is None else found[0]
+    """The definition of an operator (``ai.onnx`` is the domain ""), None for an unknown one.
+
+    Raises: XbcError for one that two packages define, or whose package cannot be used.
+    """
+    key = "" if domain == "ai.onnx" else domain, name
+    found = _table().get(key)
+    label = Operator(name, key[0]).label
+    if label not in INSTALLED:
+        return None if found is None else found[0]
+    entry = INSTALLED.find(label)
+    if found is not None:
+        raise XbcError(f"operator {label} is defined by {entry.origin} and by {found[1]}: remove one of them")
+    operator = entry.load("operator")
+    if not isinstance(operator, Operator) or operator.label != label:
+        raise entry.fault("operator", f"is no xbc.operators.Operator of that name ({entry.value})")
+    return operator

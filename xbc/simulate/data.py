@@ -9,10 +9,10 @@ import shutil
 import struct
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -22,6 +22,7 @@ from ir.errors import XbcError
 from ir.npy import mapped, read_header
 from xbc.frontend.budget import half_of_memory
 from xbc.simulate.feeds import Port
+from xbc.system.files import whole_file
 
 LABELS = "labels"
 IN_MEMORY = 2**20
@@ -43,18 +44,29 @@ class DataSet:
     cut: bool = False
 
 
-def load_data(path: str | os.PathLike[str], ports: Sequence[Port]) -> DataSet:
+Samples = str | os.PathLike[str] | Mapping[str, Any]
+"""A ``.npz`` file, or arrays by name: those of the model's inputs and, optionally, ``labels``."""
+
+
+def load_data(path: Samples, ports: Sequence[Port]) -> DataSet:
     """Read a set.
 
     Args:
-        path: ``.npz`` whose arrays are named after the model's inputs (a single array may have any name) and,
-            optionally, ``labels``; or one ``.npy`` array.
+        path: arrays by name, or ``.npz`` whose arrays are named after the model's inputs (a single array may have any
+            name) and, optionally, ``labels``; or one ``.npy`` array.
         ports: the model's inputs.
     Raises: XbcError for a file that is missing, damaged or holds Python objects, for arrays that the inputs
         lack, that hold nan, or for labels that are not integers.
     """
-    file = Path(path)
-    arrays = _read(file)
+    if isinstance(path, Mapping):
+        file = Path("the given set")
+        arrays = {str(name): np.asarray(array) for name, array in path.items()}
+        for name, array in arrays.items():
+            if array.dtype.hasobject:
+                raise XbcError(f"{file}: array {name!r} holds Python objects, not numbers")
+    else:
+        file = Path(path)
+        arrays = _read(file)
     names = [port.name for port in ports]
     labels = arrays.pop(LABELS, None) if LABELS not in names else None
     if len(names) == 1 and len(arrays) == 1:
@@ -161,3 +173,13 @@ def _check(handle: IO[bytes], size: int, where: str) -> None:
     count = dtype.itemsize * math.prod(shape)
     if count > size:
         raise XbcError(f"{where} claims {count} bytes, {size} are there: the file is damaged")
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Writes the arrays as an .npz file that appears whole or not at all."""
+    with whole_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{key}.npy")  # without a time: the same arrays give the same bytes
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)

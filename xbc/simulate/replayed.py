@@ -19,7 +19,7 @@ from ir.progress import Progress
 from ir.stages import Quantized
 from xbc.backend import Program
 from xbc.chip import effective_codes
-from xbc.simulate.data import DataSet, load_data
+from xbc.simulate.data import DataSet, Samples, load_data
 from xbc.simulate.feeds import Port
 from xbc.simulate.ideal import compiled_model
 from xbc.simulate.samples import SampleAxis
@@ -70,7 +70,7 @@ def ports_of(model: onnx.ModelProto) -> list[Port]:
     return ports
 
 
-def read_set(path: Path, model: onnx.ModelProto, limit: int | None) -> DataSet:
+def read_set(path: Samples, model: onnx.ModelProto, limit: int | None) -> DataSet:
     """The set, at most its first ``limit`` samples."""
     return cut_set(load_data(path, ports_of(model)), limit)
 
@@ -109,7 +109,7 @@ class ReplayedChip:
 
 
 def open_chip(
-    program: Program, settings: Mapping[str, Any], calibration: Path | None, progress: Progress
+    program: Program, settings: Mapping[str, Any], calibration: Samples | None, progress: Progress
 ) -> ReplayedChip:
     """The replayed program with ``settings`` put into its target and the calibration set read."""
     target = program.target.override(settings)

@@ -1,1 +1,1 @@
-"""A pass, an export format and a chip for xbc."""
+"""A pass, an export format, a chip and an operator for xbc."""

@@ -124,7 +124,7 @@ def test_sweep_over_devices_has_intervals(xbc: Runner, program: Path, data: Path
     ("arguments", "sentence"),
     [
         (("evaluate", "--set", "converters.adc_bits=6"), "--set has no meaning at ideal fidelity"),
-        (("evaluate", "--fidelity", "converters", "--set", "rows=64"), "--set rows: the program is made for its chip"),
+        (("evaluate", "--fidelity", "converters", "--set", "rows=64"), "setting rows: the program is made for"),
         (("evaluate", "--fidelity", "converters", "--set", "converters.adc_bit=6"), "has no key 'converters.adc_bit'"),
         (("evaluate", "--fidelity", "converters", "--set", "converters.adc_range=calibrated"),
         "needs calibration inputs"),

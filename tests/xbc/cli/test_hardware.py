@@ -60,8 +60,8 @@ def test_resume(xbc: Runner, program: Path, tmp_path: Path) -> None:
     said = xbc("resume", program, "--levels", "levels.npy", "--inference", "first", "-o", "rest")
     assert said.code == 0, said.err
     assert f"3 of {opened.total('loads')} loads are finished" in said.out
-    assert "give --journal, --levels or both" in xbc("resume", program, "-o", "rest").sentence
-    assert "--inference" in xbc("resume", program, "--levels", "levels.npy", "-o", "rest").sentence
+    assert "needs a journal, levels, or both" in xbc("resume", program, "-o", "rest").sentence
+    assert "inference says which" in xbc("resume", program, "--levels", "levels.npy", "-o", "rest").sentence
 
 
 def test_readback(xbc: Runner, program: Path, data: Path, tmp_path: Path) -> None:

@@ -85,12 +85,12 @@ def test_a_full_disk_is_one_sentence(
 ) -> None:
     import errno
 
-    from xbc.cli import simulate
+    from xbc.simulate import data as written
 
     def full(path: Path, arrays: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(simulate, "write_npz", full)
+    monkeypatch.setattr(written, "write_npz", full)
     assert xbc_run(["simulate", str(program), "--inputs", str(data), "-o", "y.npz"]) == 2
 
 

@@ -13,6 +13,7 @@ KINDS = {
     "an HTML": (b"<!doctype html", b"<!DOCTYPE html"),
     "a Parquet": (b"PAR1",),
     "an IR": (b"xir ", b"module"),
+    "a TOML": (b"name", b"rows", b"#"),
 }
 """How files of a kind begin (an ONNX file with its first field, ir_version)."""
 

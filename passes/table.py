@@ -18,6 +18,7 @@ PASSES = Registry(
         "quantize": "passes.quantize:Quantize",
         "encode-signs": "passes.encode_signs:EncodeSigns",
         "slice-bits": "passes.slice_bits:SliceBits",
+        "fixed-codebook": "passes.fixed_codebook:FixedCodebook",
         "form-sections": "passes.form_sections:FormSections",
         "sort-sections": "passes.sort_sections:SortSections",
         "order-sections": "passes.order_sections:OrderSections",

@@ -14,6 +14,7 @@ from ir.module import Layer, Module
 from ir.stages import UNUSED, Body, Float, Placed, Quantized, Sectioned, Sliced
 from passes.base import Context, Outcome, Pass, check
 from passes.encode_signs import EncodeSigns
+from passes.order_inputs import OrderInputs
 from passes.place import contiguous_crossbars, place
 from passes.sections import spared
 from passes.slice_bits import SliceBits
@@ -95,6 +96,7 @@ class FixedCodebook(Pass):
             layers.append(layer.with_body(body))
             owners.append(book)
         placed = place(sliced.with_layers(layers), _deal(owners, len(books), target.crossbars))
+        placed = OrderInputs().run(placed, context).module
         error = sum(float(one.error.sum()) for one in found)
         power = sum(float((w.astype(np.float64) ** 2).sum()) for w in weights)
         facts = {
@@ -199,16 +201,17 @@ def _whole(levels: Array, top: int) -> Array:
 def _best(values: Array, copies: int, books: list[Array]) -> tuple[Array, Array, Array, Array]:
     """(book, level index, scale, squared error) of least error for every row of ``values``."""
     m, n = values.shape
-    best = (np.zeros(m, np.int64), np.zeros((m, n), np.int16), np.zeros(m), np.full(m, np.inf))
+    book, best_level = np.zeros(m, np.int64), np.zeros((m, n), np.int16)
+    best_scale, best_error = np.zeros(m), np.full(m, np.inf)
     rms = np.sqrt((values**2).mean(axis=1))
     for b, levels in enumerate(books):
         scale = rms / max(float(np.sqrt((levels**2).mean())), 1e-300)
         level, error = np.zeros((m, n), np.int16), np.zeros(m)
         fit_outputs(values, levels, copies, scale, level, error)
-        better = error < best[3]
-        for into, value in zip(best, (np.full(m, b), level, scale, error), strict=True):
-            into[better] = value[better]
-    return best
+        better = error < best_error
+        book[better], best_level[better] = b, level[better]
+        best_scale[better], best_error[better] = scale[better], error[better]
+    return book, best_level, best_scale, best_error
 
 
 def _choose(weights: Array, copies: int, books: list[Array], pool: ThreadPoolExecutor) -> _Choice:
@@ -244,8 +247,7 @@ def _codes(weights: Array, choice: _Choice, books: list[Array], top: int) -> Qua
 
 
 def _sections(body: Sliced, choice: _Choice, copies: int, rows: int) -> tuple[Sectioned, Array]:
-    """The section table, output by output, and the codebook of each section: the weights of a level stand in its row,
-    ascending by input over the sections of their output."""
+    """The section table, output by output, and the codebook of each section; a level's weights stand in its row."""
     outputs, n = choice.order.shape
     level = np.empty((outputs, n), np.int64)
     np.put_along_axis(level, choice.order.astype(np.int64), choice.level.astype(np.int64), axis=1)

@@ -27,6 +27,7 @@ PASSES = Registry(
         "reprogram": "passes.reprogram:Reprogram",
         "choose-digits": "passes.choose_digits:ChooseDigits",
         "trellis": "passes.trellis:Trellis",
+        "order-inputs": "passes.order_inputs:OrderInputs",
         "select-write-verify": "passes.select_write_verify:SelectWriteVerify",
         "avoid-faults": "passes.avoid_faults:AvoidFaults",
         "level-wear": "passes.level_wear:LevelWear",

@@ -201,10 +201,14 @@ def compile_model(
         )
     else:
         run = run_pipeline(module, passes, context, options)
+    completion: list[Pass] = []
     if not issubclass(run.module.stage(), Placed):
         completion = with_faults(missing_passes(run.module), chip)
+    if pipeline is None and level and chip.routing == "gather":
+        completion += parse_pipeline("order-inputs")
+    if completion:
         rest = run_pipeline(run.module, completion, context, options)
-        passes += completion
+        passes = [*passes, *completion]
         run = Run(rest.module, run.records + rest.records)
     done = finish(run.module)
     if lossy or not verify_each:

@@ -20,7 +20,7 @@ from xbc.backend.program import Lists, Program
 from xbc.backend.stream import skipped_phase, stream_loads
 from xbc.backend.walk import COUNTS, walk_module
 from xbc.export.binary_code import steady_bytes
-from xbc.schedule.maps import digital_bits, index_bits, layer_map_bits, plain_bits
+from xbc.schedule.maps import alone, module_map_bits
 
 
 def write_costs(
@@ -127,12 +127,6 @@ class Costs:
         return max(0, -(-bits // 8) - int(self.memory.onchip_bytes)) if bits else 0
 
 
-def alone(crossbar: Array) -> Array:
-    """``[loads]`` bool: the only load of its crossbar, which stays in it with its row map."""
-    _, inverse, loads = np.unique(crossbar, return_inverse=True, return_counts=True)
-    return np.asarray(loads[inverse] == 1)
-
-
 def module_costs(module: Module) -> Costs:
     """Costs of every load of a programmed module, before it is emitted; ``program_costs`` of the files is the same."""
     module = in_load_order(module)
@@ -160,22 +154,21 @@ def module_costs(module: Module) -> Costs:
             body.driven().sum(axis=1),
             (body.outputs >= 0).sum(axis=1) * body.cells.columns,
             body.read_phases(),
-            layer_map_bits(body, target.routing) + digital_bits(body),
         )
         for body in bodies
     ]
-    rows, columns, phases, maps = (
+    rows, columns, phases = (
         _in_order(order.layer, order.index, column) for column in zip(*per_layer, strict=True)
     )
     number = {layer.name: i for i, layer in enumerate(module.layers)}
     before: list[set[int]] = [set() for _ in module.layers]
     for source, sink in module.edges:
         before[number[sink]].add(number[source])
-    fetched = ~alone(order.crossbar)
+    maps, fetched = module_map_bits(module, order), ~alone(order.crossbar)
     return _costs(
         target, order.layer, order.crossbar, order.step, count, verified, (rows, columns, phases),
         [layer.origin.products for layer in module.layers], [layer.name for layer in module.layers],
-        tuple(tuple(sorted(found)) for found in before), fetched * maps, fetched * program_bits,
+        tuple(tuple(sorted(found)) for found in before), maps, fetched * program_bits,
     )  # fmt: skip
 
 
@@ -223,7 +216,7 @@ def _costs(
 
 
 def program_costs(program: Program) -> Costs:
-    """Costs of every load, from the emitted tables."""
+    """Costs of every load, from the emitted tables; row maps from the IR, which verify compares with the tables."""
     loads, target = program.loads, program.target
     n = program.total("loads")
     verified = np.zeros((2, 2, n), np.int64)  # inference, direction
@@ -242,8 +235,7 @@ def program_costs(program: Program) -> Costs:
     layers = program.layers
     width = np.array([layer.columns_per_weight for layer in layers], np.int64)
     gated = np.array([layer.gated for layer in layers], np.bool_)
-    layer_of, rows, columns, phases, maps = (np.zeros(n, np.int64) for _ in range(5))
-    flipping = np.zeros(len(layers), np.bool_)
+    layer_of, rows, columns, phases = (np.zeros(n, np.int64) for _ in range(4))
     at = 0
     for block in program.sections():
         part_of = slice(at, at + len(block["section"]))
@@ -252,21 +244,13 @@ def program_costs(program: Program) -> Costs:
         apart = gated[block["layer"]]
         columns[part_of] = np.where(apart, 1, _used(block["outputs"])) * width[block["layer"]]
         phases[part_of] = np.where(apart, _distinct(block["outputs"]), 1)
-        flipping[block["layer"][~block["flip"].missing]] = True
-        inputs = block["inputs"].values.reshape(len(block["section"]), -1)
-        for i in np.unique(block["layer"]):
-            here = block["layer"] == i
-            row = layers[i]
-            bits = plain_bits(inputs[here], row.inputs, target.routing)
-            each = index_bits(row.outputs) * row.gated + (row.encoding == "driver")
-            maps[part_of][here] = bits + each * (inputs[here] >= 0).sum(axis=1)
         at = part_of.stop
-    maps += flipping[layer_of] * columns
-    fetched = ~alone(loads["crossbar"])
+    module = in_load_order(program.module())
+    maps, fetched = module_map_bits(module, load_order(module)), ~alone(loads["crossbar"])
     return _costs(
         target, layer_of, loads["crossbar"], loads["step"], loads, verified, (rows, columns, phases),
         [layer.products for layer in layers], [layer.name for layer in layers],
-        tuple(layer.predecessors for layer in layers), fetched * maps, fetched * program_bits,
+        tuple(layer.predecessors for layer in layers), maps, fetched * program_bits,
     )  # fmt: skip
 
 

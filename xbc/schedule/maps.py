@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ir.arrays import Array
+from ir.module import Module
 from ir.stages import Programmed, Sectioned
+from passes.row_maps import MOST_WORDS, MapCoder, codable
+from xbc.backend.order import LoadOrder
 
 
 def index_bits(count: int) -> int:
@@ -53,12 +56,62 @@ def layer_map_bits(body: Sectioned, routing: str) -> Array:
     return np.concatenate(parts)
 
 
+def coded_map_bits(body: Programmed, fetched: Array) -> Array | None:
+    """``[sections]`` int64 bits of the coded row maps of the sections ``fetched`` (in load order), 0 for others.
+
+    None where maps are not coded: rows of several weights, or maps that order-inputs has not ordered.
+    """
+    if not codable(body) or not len(fetched):
+        return None
+    coder = MapCoder.of(body, fetched)
+    return coder.sizes(body.inputs) if coder.distinct <= MOST_WORDS else None
+
+
 def digital_bits(body: Programmed) -> Array:
-    """``[sections]`` int64 bits that the digital side needs beside the map: one per driven row for the sign that its
-    driver applies (driver encoding), one per used column where columns may hold complements (``flip``)"""
-    bits = np.zeros(body.sections, np.int64)
+    """``[sections]`` int64 bits that are needed beside the map.
+
+    Which rows are driven, unless all are: how many, or one bit per row where they are not the first ones.  For driver
+    encoding one bit per driven row that does not hold 0, for the sign.  One bit per used column where columns may hold
+    complements (``flip``).
+    """
+    driven = body.driven()
+    count = driven.sum(axis=1)
+    first = (driven == (np.arange(body.rows) < count[:, None])).all(axis=1)
+    bits = np.where(count == body.rows, 0, np.where(first, index_bits(body.rows + 1), body.rows)).astype(
+        np.int64
+    )
     if body.encoding == "driver":
-        bits += body.driven().sum(axis=1)
+        held = body.stored if body.flip is None else body.stored ^ body.flip[:, None, :]
+        bits += (driven & (held[:, :, 0] != 0)).sum(axis=1)
     if body.flip is not None and body.flip.any():
         bits += (body.outputs >= 0).sum(axis=1) * body.cells.columns
     return bits
+
+
+def module_map_bits(module: Module, order: LoadOrder) -> Array:
+    """``[loads]`` int64 bits of the row maps and what goes with them, 0 for the only load of its crossbar.
+
+    Every layer takes the cheaper form of its maps, plain or coded.
+
+    Args:
+        module: all layers programmed, in load order.
+    """
+    fetched = ~alone(order.crossbar)
+    bits = np.zeros(order.loads, np.int64)
+    for i, layer in enumerate(module.layers):
+        body, mine = layer.at(Programmed), np.flatnonzero(order.layer == i)
+        table = order.index[mine].astype(np.int64)
+        kept = fetched[mine]
+        maps = layer_map_bits(body, module.target.routing)
+        if module.target.routing == "gather":
+            coded = coded_map_bits(body, table[kept])
+            if coded is not None and coded.sum() < maps[table[kept]].sum():
+                maps = coded
+        bits[mine] = (maps + digital_bits(body))[table] * kept
+    return bits
+
+
+def alone(crossbar: Array) -> Array:
+    """``[loads]`` bool: the only load of its crossbar, which stays in it with its row map."""
+    _, inverse, loads = np.unique(crossbar, return_inverse=True, return_counts=True)
+    return np.asarray(loads[inverse] == 1)

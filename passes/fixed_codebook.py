@@ -39,9 +39,9 @@ class FixedCodebook(Pass):
 
     Options:
         books: codebooks on the chip, at most one per crossbar; every output takes the one that fits it best.
-        spare: least share of a section's rows that stay empty, for more sections: levels that suit no weight are left out.
-            An output that fills its sections to the last row has to use every level, which makes most of the error
-            (DeiT-Tiny: 7 to 14 % of the weights in full layers, 2 % where a quarter of the rows stays empty).
+        spare: least share of a section's rows that stay empty, for more sections: levels that suit no weight are
+            left out.  An output that fills its sections to the last row has to use every level, and most of the
+            error is there (DeiT-Tiny: 7 to 14 % of the weights, 2 % where a quarter of the rows stays empty).
         rounds: of fitting levels and assignment in turn.
     """
 

@@ -61,6 +61,8 @@ attack: dev ## damaged models and programs, power cuts, signals: CASES of each, 
 	@$(BIN)/python attack/onnx_models.py --cases $(CASES) --seed $(SEED)
 	@$(BIN)/python attack/programs.py --cases $(CASES) --seed $(SEED)
 	@$(BIN)/python attack/recovery.py --cuts $$(( $(CASES) / 10 )) --cases $(CASES) --seed $(SEED)
+	@$(BIN)/python attack/inputs.py --cases $(CASES) --seed $(SEED)
+	@$(BIN)/python attack/node_models.py
 	@$(BIN)/python attack/signals.py --signals $$(( $(CASES) / 10 )) --limits $$(( $(CASES) / 10 )) --seed $(SEED)
 
 lint: dev ## ruff and mypy

@@ -119,9 +119,13 @@ def simulation_sentences(facts: dict[str, Any]) -> list[str]:
     if trials := facts["trials"]:
         low, high = trials["interval"]
         early = ", stopped early" if trials["stopped"] else ""
+        if trials["metric"] == "minus rms error":
+            mean, bounds = f"{trials['mean']:.4g}", f"{low:.4g} to {high:.4g}"
+        else:
+            mean, bounds = f"{100 * trials['mean']:.2f} %", f"{100 * low:.2f} to {100 * high:.2f} %"
         lines.append(
-            f"{trials['metric']} over {len(trials['values'])} chips{early}: mean {trials['mean']:.4f}, 95 % "
-            f"interval {low:.4f} to {high:.4f} (the lines above are the last chip's)"
+            f"{trials['metric']} over {len(trials['values'])} chips{early}: mean {mean}, 95 % interval "
+            f"{bounds} (the lines above are the last chip's)"
         )
     lines += ["", *layer_lines(facts)]
     if "blame" in facts:

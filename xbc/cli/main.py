@@ -38,6 +38,8 @@ COMMANDS: Final = {
 }
 """Command name -> where it lives: one file with a click command called ``command``, and one line here."""
 
+LONGEST: Final = 300
+"""Characters of a sentence."""
 BAD_INPUT: Final = 2
 BUG: Final = 70
 INTERRUPTED: Final = 130
@@ -153,6 +155,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fail(message: str) -> int:
+    message = " ".join(message.split())
+    if len(message) > LONGEST:  # names and values of files are as long as somebody made them
+        message = f"{message[: LONGEST - 100]} ... {message[-95:]}"
     click.echo(f"xbc: error: {message}", err=True)
     return BAD_INPUT
 

@@ -8,7 +8,9 @@ import os
 import shutil
 import struct
 import tempfile
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +78,7 @@ def load_data(path: Samples, ports: Sequence[Port]) -> DataSet:
             if port.name not in arrays:
                 there = ", ".join(repr(name) for name in arrays) or "none"
                 raise XbcError(
-                    f"{file} holds no array for the model's input {port}; it holds {there}: "
+                    f"{file} holds no array for the model's input {port}; it holds {_middle(there)}: "
                     f"name the arrays after the inputs"
                 )
         inputs = {name: arrays[name] for name in names}
@@ -135,12 +137,19 @@ def _read(file: Path) -> dict[str, Array]:
                 with archive.open(member) as content:
                     _check(content, member.file_size, f"{file}: array {member.filename[:-4]!r}")
             arrays = {member.filename[:-4]: _member(archive, member, file) for member in members}
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError, OSError, NotImplementedError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except _UNREADABLE as error:
+        reason = _middle(" ".join(str(error).split())) or type(error).__name__
         raise XbcError(f"{file} is not a readable .npz file: {reason}") from None
     if not arrays:
         raise XbcError(f"{file} holds no arrays")
     return arrays
+
+
+_UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, tokenize.TokenError, ValueError, TypeError, SyntaxError, EOFError, KeyError,
+    OSError, NotImplementedError, RecursionError, OverflowError,
+)  # fmt: skip
+"""What zipfile and numpy raise for a file that is none of theirs."""
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Array:
@@ -183,3 +192,8 @@ def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
             entry.compress_type = zipfile.ZIP_DEFLATED
             with archive.open(entry, "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+
+
+def _middle(text: str, most: int = 80) -> str:
+    """The text with its middle left out where it is long."""
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"

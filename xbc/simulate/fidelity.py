@@ -226,6 +226,8 @@ def evaluate(
                 f"--set device.sigma_verified=0.03"
             )
         result = monte_carlo(trial, settings.trials, narrow=settings.narrow, progress=progress)
+        if facts["agreement"] is not None:
+            result = result.of_a_share()
         trials: dict[str, Any] | None = {"metric": metric_name(facts), **dataclasses.asdict(result)}
     else:
         trial(0)

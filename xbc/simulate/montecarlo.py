@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -35,6 +35,11 @@ class Estimate:
     def half_width(self) -> float:
         """Half of the interval's width."""
         return (self.interval[1] - self.interval[0]) / 2
+
+    def of_a_share(self) -> Estimate:
+        """The same for values that are shares: no mean of them lies outside 0..1, however few they are."""
+        low, high = self.interval
+        return replace(self, interval=(max(0.0, low), min(1.0, high)))
 
 
 def estimate(values: list[float], stopped: bool = False) -> Estimate:

@@ -122,3 +122,29 @@ def test_nan_is_refused_where_it_stands_and_infinity_is_not(tmp_path: Path) -> N
     np.savez(tmp_path / "x.npz", x=np.float32(np.nan))
     with pytest.raises(XbcError, match=r"holds nan at index \[\]"):
         load_data(tmp_path / "x.npz", [Port("x", "float32", ())])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': " + "(" * 3000,
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 8), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 8), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': f(), }",
+        "{'descr': ('<f4', 'x'), 'fortran_order': False, 'shape': (6, 8), }",
+    ],
+)
+@pytest.mark.parametrize("packed", [True, False])
+def test_headers_that_are_none(header: str, packed: bool, tmp_path: Path) -> None:
+    """Found by attack/inputs.py: the first two ended in a traceback."""
+    text = header.encode() + b"\n"
+    content = b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text + b"\0" * 192
+    path = tmp_path / "set.npz"
+    if packed:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", content)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(XbcError, match=r"set\.npz") as refused:
+        load_data(path, [Port("x", "float32", (None, 8))])
+    assert len(str(refused.value)) < 300 + len(str(tmp_path))

@@ -41,3 +41,12 @@ def test_trials_stop_when_the_interval_is_narrow_and_never_too_early() -> None:
     assert len(wide.values) == 6
     with pytest.raises(XbcError, match="at least 1"):
         monte_carlo(steady, 0)
+
+
+def test_the_interval_of_a_share_lies_within_it() -> None:
+    """Two trials of a top-1 near 1: Student's t over one degree of freedom reaches far beyond."""
+    few = estimate([0.9219, 0.9688])
+    assert few.interval[1] > 1.2
+    assert few.of_a_share().interval == (few.interval[0], 1.0)
+    assert estimate([0.3]).of_a_share().interval == (0, 1)
+    assert few.of_a_share().mean == few.mean

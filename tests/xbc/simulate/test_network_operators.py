@@ -225,6 +225,9 @@ def float_cases() -> dict[str, Any]:
         "MatMul-stacked": case(node("MatMul", "x", "w"), (2, 3, 4, 10), w=weights(3, 10, 6)),
         "MatMul-stacked-plain": case(node("MatMul", "x", "w"), (4, 10), w=weights(3, 10, 6)),
         "MatMul-one-stacked": case(node("MatMul", "x", "w"), (4, 10), w=weights(1, 10, 6)),
+        "MatMul-broadcast-left": case(node("MatMul", "w", "x"), (2, 10, 3), w=weights(3, 1, 6, 10)),
+        "MatMul-broadcast-right": case(node("MatMul", "x", "w"), (2, 4, 10), w=weights(3, 1, 10, 6)),
+        "MatMul-broadcast-between": case(node("MatMul", "x", "w"), (5, 3, 2, 1, 4, 10), w=weights(3, 1, 7, 10, 6)),
         "MatMul-vector": case(node("MatMul", "x", "w"), (3, 4, 10), w=weights(10)),
     }  # fmt: skip
     for op, gates, attrs in (

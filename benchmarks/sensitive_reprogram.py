@@ -1,4 +1,4 @@
-"""What second derivatives buy in ``reprogram{mode=optimal}``: writes at equal error of the outputs.
+"""What second derivatives buy in ``hold-codes``: writes at equal error of the outputs.
 
 One lossless placement (-O2), then codes are held at a row of penalties with equal weights, with the second
 derivatives' mean of each layer, and with their detail per weight.  The error of the outputs against the unmodified
@@ -72,7 +72,7 @@ def main() -> None:
         detail = "layer" if weighing == "equal" else weighing
         context = plain if weighing == "equal" else informed
         for lambda_ in map(float, arguments.lambdas.split(",")):
-            text = f"reprogram{{mode=optimal,lambda={lambda_},detail={detail}}}"
+            text = f"hold-codes{{lambda={lambda_},detail={detail}}}"
             module = run_pipeline(placed, parse_pipeline(text), context, options).module
             facts = judge(module)
             point = {

@@ -56,7 +56,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for columns in map(int, arguments.columns.split(",")):
         for fraction in map(float, arguments.fractions.split(",")):
-            text = f"reprogram{{mode=random,columns={columns},fraction={fraction}}}"
+            text = f"stick-bits{{columns={columns},fraction={fraction}}}"
             module = run_pipeline(placed, parse_pipeline(text), context).module
             assert all(isinstance(layer.body, Programmed) for layer in module.layers)
             facts = judge(module)

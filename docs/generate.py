@@ -12,10 +12,10 @@ from pathlib import Path
 import click
 
 from ir.stages import STAGES
-from passes.pipeline import LEVELS, LOSSY
+from passes.pipeline import LEVELS, O3
 from passes.table import PASSES, load_pass
 from xbc.cli.main import COMMANDS, cli
-from xbc.cli.passes import describe, example, shown_default
+from xbc.cli.passes import describe, drops, example, shown_default
 from xbc.targets import DEFAULT_TARGET, list_targets, load_target, target_text
 
 GENERATED = Path(__file__).parent / "generated"
@@ -39,13 +39,17 @@ def passes_page() -> str:
         "| level | pipeline |",
         "|---|---|",
         *(f"| `-O{level}` | `{text}` |" for level, text in LEVELS.items()),
-        f"| `-O{LOSSY}` | that of `-O2` with `match-rows` and `reprogram{{mode=optimal}}` at the penalty that the loss "
-        "budget allows |",
+        f"| `-O{O3}` | that of `-O2` with `match-rows` and `hold-codes` at the penalty that the loss budget allows |",
         "",
     ]
     for name in PASSES:
         facts = describe(load_pass(name))
-        lines += [f"## {name}", "", f"Needs `{facts['requires']}`, makes `{facts['ensures']}`.", ""]
+        lines += [
+            f"## {name}",
+            "",
+            f"Needs `{facts['requires']}`, makes `{facts['ensures']}`; {drops(facts)}.",
+            "",
+        ]
         lines += [facts["manual"].replace("``", "`"), ""]
         if facts["options"]:
             lines += ["| option | type | default | meaning |", "|---|---|---|---|"]

@@ -17,7 +17,7 @@ MODEL = MODELS / "digits_cnn.onnx"
 CALIBRATION, REPORTED = MODELS / "digits_calib.npz", MODELS / "digits_eval.npz"
 PUBLISHED = (
     "quantize,encode-signs,slice-bits,form-sections,sort-sections,order-sections{method=rank},deal-sections,"
-    "reprogram{mode=random,columns=3,fraction=0.5}"
+    "stick-bits{columns=3,fraction=0.5}"
 )
 """Weight sorting and bit stucking, arXiv 2410.21730."""
 

@@ -17,6 +17,7 @@ from passes.base import Context, Outcome, Pass, check
 from passes.evacuate import evacuate, with_steps
 from passes.manager import finish
 from passes.penalty import grades_of
+from passes.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _impossible(layer: Layer, fit: Fit) -> str:
     )
 
 
-def with_faults(passes: list[Pass], target: Target) -> list[Pass]:
+def with_faults(passes: Pipeline, target: Target) -> Pipeline:
     """A pipeline that places around the faults of a chip that has some, before what looks at the cells; one that does
     not come to the cells is left alone."""
     placed = not passes or issubclass(passes[-1].ensures, Placed)
@@ -117,4 +118,4 @@ def with_faults(passes: list[Pass], target: Target) -> list[Pass]:
         return passes
     behind = [i for i, step in enumerate(passes) if step.name in ("level-wear", "select-write-verify")]
     at = min(behind, default=len(passes))
-    return [*passes[:at], AvoidFaults(), *passes[at:]]
+    return Pipeline((*passes[:at], AvoidFaults(), *passes[at:]))

@@ -20,7 +20,7 @@ from ir.errors import XbcError
 from ir.module import Module
 from ir.progress import Progress, silent
 from ir.stages import Body
-from passes.inputs import Grade, Moments, Sensitivities
+from passes.inputs import Moments, Sensitivities
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,6 @@ class Context:
         threads: worker threads (results must not depend on it).
         progress: called with (what, done, total).
         sensitivities: how much the loss curves along every weight, None when nobody measured it.
-        grades: what a squared code error costs, by layer name, in the place of what sensitivities would give.
         moments: second moments of the inputs by layer name, None when nobody measured them.
     """
 
@@ -40,7 +39,6 @@ class Context:
     threads: int = 2
     progress: Progress = silent
     sensitivities: Sensitivities | None = None
-    grades: Mapping[str, Grade] | None = None
     moments: Mapping[str, Moments] | None = None
 
 
@@ -51,10 +49,12 @@ class Outcome:
     Fields:
         module: the transformed module.
         facts: what the pass learned (bounds, gaps, plans), in JSON's types; kept in its record and the manifest.
+        notes: sentences that the user should read.
     """
 
     module: Module
     facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,9 @@ class Pass(ABC):
     name: ClassVar[str]
     requires: ClassVar[type[Body]]
     ensures: ClassVar[type[Body]]
+    back_to: ClassVar[type[Body] | None] = None
+    """Stage from which the pass makes a module anew that is further: what stands beyond it is dropped, and the manager
+    says so.  None: the pass drops nothing."""
     extra: ClassVar[type[Any] | None] = None
     """Dataclass of the target's table ``[extra.<name>]``, which ``Target.extra_table`` reads; None: no such table."""
     respects_faults: ClassVar[bool] = False
@@ -80,6 +83,21 @@ class Pass(ABC):
     def weighs(self) -> bool:
         """Whether sensitivities change what the pass does."""
         return False
+
+    def only_if(self, holds: bool, when: str, *fields: str) -> None:
+        """Raises XbcError naming the first of ``fields`` that is set although it has no effect.
+
+        Args:
+            holds: whether they have one.
+            when: what would give them one, as in ``with method=routing``.
+        """
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for name in () if holds else fields:
+            value = getattr(self, name)
+            if value != defaults[name]:
+                raise XbcError(
+                    f"{self.name}: {_option(name)} = {_text(value)} has an effect only {when}: leave it out"
+                )
 
     @classmethod
     def options(cls) -> dict[str, tuple[Any, Any]]:
@@ -115,6 +133,8 @@ def _option(field_name: str) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ":".join(f"{item:.9g}" for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -122,11 +142,13 @@ def describe_type(hint: Any) -> str:
     """How a manual page writes an option's type."""
     if get_origin(hint) is Literal:
         return " | ".join(str(a) for a in get_args(hint))
+    if get_origin(hint) is tuple:
+        return "numbers between colons"
     return str(getattr(hint, "__name__", hint))
 
 
 def parse_option(who: str, hint: Any, text: str) -> Any:
-    """``text`` as a value of type ``hint`` (bool, int, float, str or Literal)."""
+    """``text`` as a value of type ``hint`` (bool, int, float, str, Literal or a tuple of floats)."""
     if get_origin(hint) is Literal:
         for choice in get_args(hint):
             if str(choice) == text:
@@ -136,6 +158,8 @@ def parse_option(who: str, hint: Any, text: str) -> Any:
             return text == "true"
     elif hint is str:
         return text
+    elif get_origin(hint) is tuple:
+        return tuple(parse_option(who, float, item) for item in text.split(":"))
     else:
         try:
             value = hint(text)

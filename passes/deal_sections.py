@@ -58,6 +58,7 @@ class DealSections(Pass):
     name: ClassVar[str] = "deal-sections"
     requires = Sectioned
     ensures = Placed
+    back_to = Sectioned
 
     method: Literal["auto", "contiguous", "interleaved", "assign"] = "auto"
     resident: Literal["auto", "cost", "free"] = "auto"
@@ -68,10 +69,11 @@ class DealSections(Pass):
     def __post_init__(self) -> None:
         check(self.slowdown >= 1, f"deal-sections: slowdown = {self.slowdown} must be at least 1")
         check(self.time >= 1, f"deal-sections: time = {self.time} must be at least 1")
-        check(
-            self.resident != "cost" or self.slowdown == 1,
-            "deal-sections: slowdown belongs to resident=free; with resident=cost set time instead",
+        self.only_if(
+            self.method in ("auto", "assign"), "with method=assign", "resident", "time", "solver", "slowdown"
         )
+        self.only_if(self.resident != "cost", "with resident=free (resident=cost has time)", "slowdown")
+        self.only_if(self.resident != "free" and self.slowdown == 1, "with resident=cost", "time")
 
     def run(self, module: Module, context: Context) -> Outcome:
         """Places every layer."""

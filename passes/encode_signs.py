@@ -29,12 +29,16 @@ class EncodeSigns(Pass):
     name: ClassVar[str] = "encode-signs"
     requires = Quantized
     ensures = Encoded
+    back_to = Encoded
 
     encoding: Literal["auto", "driver", "split", "differential", "offset", "twos-complement", "unipolar"] = (
         "auto"
     )
 
     keep_unipolar: bool = False
+
+    def __post_init__(self) -> None:
+        self.only_if(self.encoding != "unipolar", "with another encoding than unipolar", "keep_unipolar")
 
     def run(self, module: Module, context: Context) -> Outcome:
         """Encodes every layer."""

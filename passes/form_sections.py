@@ -35,12 +35,14 @@ class FormSections(Pass):
     name: ClassVar[str] = "form-sections"
     requires = Sliced
     ensures = Sectioned
+    back_to = Sectioned
 
     scope: Literal["output", "layer"] = "output"
     outputs: int = 0
 
     def __post_init__(self) -> None:
         check(self.outputs >= 0, f"form-sections: outputs = {self.outputs} must not be negative")
+        self.only_if(self.scope == "output", "with scope=output", "outputs")
 
     def run(self, module: Module, context: Context) -> Outcome:
         """Forms the sections of every layer."""

@@ -42,6 +42,8 @@ class LevelWear(Pass):
             0 <= self.epochs <= MOST_EPOCHS, f"level-wear: epochs = {self.epochs} is outside 0..{MOST_EPOCHS}"
         )
 
+        self.only_if(self.crossbars or self.rows or self.columns, "where something may rotate", "epochs")
+
     def run(self, module: Module, context: Context) -> Outcome:
         """The plan goes to the facts."""
         module = finish(module)

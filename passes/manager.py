@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ir.errors import XbcError
 from ir.faulty import FaultyCells
 from ir.module import Module
@@ -35,6 +37,7 @@ class PassRecord:
         sections: sections afterwards, None before there are any.
         writes: steady-state writes per inference afterwards, None before placement.
         facts: what the pass learned.
+        notes: sentences that the user should read.
     """
 
     name: str
@@ -44,6 +47,7 @@ class PassRecord:
     sections: int | None = None
     writes: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -68,6 +72,11 @@ class Run:
 
     module: Module
     records: list[PassRecord] = field(default_factory=list)
+
+
+def gather_notes(records: Sequence[PassRecord]) -> list[str]:
+    """What the passes would have the user read, in their order."""
+    return [note for record in records for note in record.notes]
 
 
 def gather_facts(records: Sequence[PassRecord]) -> dict[str, Any]:
@@ -96,9 +105,10 @@ def run_pipeline(
         started = time.perf_counter()
         try:
             outcome = step.run(run.module, context)
-            run.module = outcome.module
             seconds = time.perf_counter() - started
-            _check_promise(run.module, step)
+            _check_promise(outcome.module, step)
+            dropped = _check_rise(run.module, outcome.module, step)
+            run.module = outcome.module
             settled = settled or step.respects_faults
             if options.verify_each:
                 check_module(run.module if settled else dataclasses.replace(run.module, target=perfect))
@@ -110,7 +120,7 @@ def run_pipeline(
             raise
         except XbcError as error:
             raise PassError(f"{error} (in pass {step.name!r}; passes already run: {done})") from error
-        run.records.append(_record(outcome, step, seconds, options.count_each))
+        run.records.append(_record(outcome, step, seconds, options.count_each, dropped))
         if options.after is not None:
             options.after("after", step, run.module)
     return run
@@ -145,7 +155,48 @@ def _check_promise(module: Module, step: Pass) -> None:
             )
 
 
-def _record(outcome: Outcome, step: Pass, seconds: float, count: bool) -> PassRecord:
+PARTS = {"crossbar": (Placed, "placement"), "stored": (Programmed, "stored words")}
+"""Fields that stages beyond the sections add, and what they are called."""
+
+
+def _check_rise(before: Module, after: Module, step: Pass) -> tuple[str, ...]:
+    """A note on what the pass dropped, none when it dropped nothing.
+
+    Raises: PassError when a layer fell to an earlier stage and the pass does not declare it.
+    """
+    dropped: dict[str, int] = {}
+    known = {layer.name: layer.body for layer in before.layers}
+    for layer in after.layers:
+        body = known.get(layer.name)
+        if body is None:
+            continue
+        if step.back_to is None:
+            if STAGES.index(type(layer.body)) < STAGES.index(type(body)):
+                raise PassError(
+                    f"pass {step.name!r} took layer {layer.name!r} from stage {body.stage()!r} back to "
+                    f"{layer.body.stage()!r} and does not declare it (back_to): this is a bug in the pass"
+                )
+            continue
+        for name, (stage, what) in PARTS.items():
+            lost = isinstance(body, stage) and not issubclass(step.back_to, stage)
+            kept = getattr(layer.body, name, None) is getattr(body, name, None)
+            if lost and not kept and not (name == "stored" and _exact(body)):
+                dropped[what] = dropped.get(what, 0) + 1
+    if not dropped or step.back_to is None:
+        return ()
+    layers = max(dropped.values())
+    return (
+        f"{step.name} works from stage {step.back_to.stage()!r}: {' and '.join(dropped)} of {layers} "
+        f"layer{'s' if layers > 1 else ''} dropped",
+    )
+
+
+def _exact(body: Body) -> bool:
+    """Whether the stored words are those of the codes, so that nothing is lost with them."""
+    return isinstance(body, Programmed) and np.array_equal(body.stored, body.wanted_words())
+
+
+def _record(outcome: Outcome, step: Pass, seconds: float, count: bool, notes: tuple[str, ...]) -> PassRecord:
     module = outcome.module
     stage = module.stage()
     at = STAGES.index(stage)
@@ -154,11 +205,13 @@ def _record(outcome: Outcome, step: Pass, seconds: float, count: bool) -> PassRe
         sections = sum(layer.at(Sectioned).sections for layer in module.layers)
     if count and module.layers and at >= STAGES.index(Placed):
         writes = count_module(module).steady.total
-    return PassRecord(step.name, str(step), stage.stage(), seconds, sections, writes, outcome.facts)
+    return PassRecord(
+        step.name, str(step), stage.stage(), seconds, sections, writes, outcome.facts, notes + outcome.notes
+    )
 
 
 def finish(module: Module) -> Module:
-    """A module at stage Programmed: exact words in the cells where ``reprogram`` has not decided otherwise."""
+    """A module at stage Programmed: exact words in the cells where no pass has decided otherwise."""
     layers = []
     for layer in module.layers:
         body = layer.at(Placed)

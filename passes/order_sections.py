@@ -25,7 +25,7 @@ PROVEN = 40
 """Groups of at most that many sections are ordered with a proof."""
 PROOF_TREES = 5_000_000
 """Work limit of a proof in 1-trees, a few seconds."""
-Method = Literal["auto", "natural", "rank", "sum", "greedy", "local", "routing"]
+Method = Literal["natural", "rank", "sum", "greedy", "local", "routing"]
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,24 @@ class OrderSections(Pass):
     Options:
         method: ``natural``: as formed; ``rank``: rank by rank, outputs ascending; ``sum``: inside a rank by
             the sum of the stored words; ``greedy``: nearest neighbour only; ``local``: and local search;
-            ``routing``: and OR-Tools routing over windows of the path; ``auto``: local.
+            ``routing``: and OR-Tools routing over windows of the path.
         metric: ``cells``: cells that differ row by row; ``multiset``: distance after rows are matched (see
             match-rows); ``auto``: multiset when the target's routing lets rows move.
         group: largest number of sections ordered at once (its square of 16-bit distances is held).
         bound: subgradient steps of the lower bound, 0 for none.
-        window: sections per routing window.
-        effort: solutions the router may look at per window.
+        window: with method=routing, sections per window.
+        effort: with method=routing, solutions the router may look at per window.
         seconds: wall-clock cap per routing window or proof (the manifest says when it struck).
-        layer-seconds, total-seconds: wall-clock caps on the routing of a layer and of the whole network, 0 for
-            none; windows that are left keep their path and count as capped.
+        layer-seconds, total-seconds: with method=routing, wall-clock caps on a layer and on the whole network, 0
+            for none; windows that are left keep their path and count as capped.
     """
 
     name: ClassVar[str] = "order-sections"
     requires = Sectioned
     ensures = Sectioned
+    back_to = Sectioned
 
-    method: Method = "auto"
+    method: Method = "local"
     metric: Literal["auto", "cells", "multiset"] = "auto"
     group: int = 2048
     bound: int = 80
@@ -96,6 +97,12 @@ class OrderSections(Pass):
         check(self.seconds > 0, f"order-sections: seconds = {self.seconds} must be positive")
         for key, cap in (("layer-seconds", self.layer_seconds), ("total-seconds", self.total_seconds)):
             check(cap >= 0, f"order-sections: {key} = {cap} must not be negative")
+        routed = self.method == "routing"
+        self.only_if(routed, "with method=routing", "window", "effort", "layer_seconds", "total_seconds")
+        searched = self.method in ("greedy", "local", "routing")
+        self.only_if(searched, "with method=greedy, local or routing", "metric", "group", "bound")
+        proves = self.method == "local" and self.bound > 0
+        self.only_if(routed or proves, "with method=routing, or with method=local and a bound", "seconds")
 
     def run(self, module: Module, context: Context) -> Outcome:
         """Reorders every layer's table; the bounds are facts."""

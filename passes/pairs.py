@@ -1,4 +1,4 @@
-"""Differential pairs whose representation is free: what match-rows and reprogram share."""
+"""Differential pairs whose representation is free: what match-pairs, choose-pairs and hold-pairs share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from ir.errors import XbcError
 from ir.module import Layer, Module
 from ir.stages import Encoded, Placed, Quantized
 from ir.target import Target
-from passes.base import Context
-from passes.counting import load_runs
 from passes.encode_signs import encode
-from passes.penalty import grades
+from passes.inputs import Grade
 from passes.quantize import Quantize
-from passes.solvers.pairs import MAX_PAIR_BITS, error_costs, hold_pairs, pair_tables
+from passes.solvers.pairs import MAX_PAIR_BITS, error_costs, pair_tables
 
 Pairs = list[tuple[Layer, Placed]]
 
@@ -47,7 +45,7 @@ def check_pairs(who: str, pairs: Pairs) -> None:
             raise XbcError(
                 f"{who}: pairs can be chosen freely where weights are differential, of at most {MAX_PAIR_BITS} bits in "
                 f"one-bit cells; layer {layer.name!r} is {body.encoding}, {body.stored_bits} bits in "
-                f"{body.bits_per_cell}-bit cells: set encoding=differential, or leave the option out"
+                f"{body.bits_per_cell}-bit cells: set encoding=differential, or leave the pass out"
             )
     if len({b.cells.slices for _, b in pairs}) > 1:
         raise XbcError(
@@ -56,12 +54,11 @@ def check_pairs(who: str, pairs: Pairs) -> None:
 
 
 class PairCosts:
-    """What ``passes.solvers.pairs`` needs to know of each layer; ``lambda_`` as in reprogram, 0: exact codes."""
+    """What ``passes.solvers.pairs`` needs to know of each layer; ``lambda_`` as in hold-pairs, 0: exact codes."""
 
-    def __init__(self, module: Module, pairs: Pairs, lambda_: float, context: Context) -> None:
-        """Grades are those of the context."""
-        self.pairs, self.lambda_ = pairs, lambda_
-        self.graded = grades(module, context) if lambda_ else {}
+    def __init__(self, pairs: Pairs, lambda_: float, graded: dict[str, Grade]) -> None:
+        """``graded``: by layer name, needed where ``lambda_`` is above 0."""
+        self.pairs, self.lambda_, self.graded = pairs, lambda_, graded
         self.cost, self.best = pair_tables(pairs[0][1].cells.slices if pairs else 1)
 
     def of(self, index: int) -> tuple[Array, Array]:
@@ -84,25 +81,3 @@ def empty_pairs(target: Target, pairs: Pairs) -> Array:
 def shifted_codes(body: Placed) -> Array:
     """``[sections, rows, G]`` uint16 codes plus ``2**bits - 1``: columns of ``pair_tables``."""
     return np.asarray((body.section_codes() + ((1 << body.cells.slices) - 1)).astype(np.uint16))
-
-
-def choose_pairs(module: Module, bodies: list[Placed], lambda_: float, context: Context) -> list[Array]:
-    """Words of the cheapest pairs, load after load; the first load of a crossbar finds it blank."""
-    pairs = list(zip(module.layers, bodies, strict=True))
-    check_pairs("reprogram", pairs)
-    stored = [np.zeros((b.sections, b.rows, b.group_width), np.uint16) for b in bodies]
-    if not pairs:
-        return stored
-    costs = PairCosts(module, pairs, lambda_, context)
-    state = empty_pairs(module.target, pairs)
-    codes: tuple[int, Array] | None = None
-    for index, order in load_runs(pairs):
-        body = bodies[index]
-        if codes is None or codes[0] != index:
-            codes = (index, shifted_codes(body))
-        errors, limits = costs.of(index)
-        hold_pairs(
-            order, body.crossbar, codes[1], body.inputs, body.outputs, costs.cost, costs.best, errors, limits, state,
-            stored[index],
-        )  # fmt: skip
-    return [words.astype(body.cells.dtype) for words, body in zip(stored, bodies, strict=True)]

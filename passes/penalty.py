@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from ir.cells import CellFormat
 from ir.errors import XbcError
 from ir.module import Module
 from ir.stages import Quantized
-from passes.base import Context
+from passes.base import Context, Pass, check
 from passes.inputs import Grade, uniform
 
 FLOOR = 0.05
@@ -21,13 +21,44 @@ LOWEST = 1e-4
 Detail = Literal["layer", "weight"]
 
 
-def grades(module: Module, context: Context, detail: Detail = "layer") -> dict[str, Grade]:
-    """Grades of all layers: those given, else from sensitivities, else 1 everywhere."""
-    if context.grades is not None:
-        return dict(context.grades)
+def grades(
+    module: Module, context: Context, detail: Detail = "layer", given: tuple[float, ...] = ()
+) -> dict[str, Grade]:
+    """Grades of all layers: those given, else from sensitivities, else 1 everywhere.
+
+    Raises: XbcError when ``given`` are not one per layer; for single weights where nothing tells them apart.
+    """
+    if given and len(given) != len(module.layers):
+        raise XbcError(
+            f"{len(given)} grades are given, the module has {len(module.layers)} layers: give one for each, in order"
+        )
+    if given:
+        return {layer.name: uniform(value) for layer, value in zip(module.layers, given, strict=True)}
     if context.sensitivities is not None:
         return grades_of(module, context.sensitivities.layers, detail)
+    if detail == "weight":
+        raise XbcError(
+            "detail=weight has no effect without sensitivities: give --sensitivities or leave it out"
+        )
     return {layer.name: uniform() for layer in module.layers}
+
+
+def check_grades(step: Pass) -> None:
+    """Raises XbcError for a grade of ``step`` that is no positive number."""
+    for value in getattr(step, "grades", ()):
+        check(0 < value < np.inf, f"{step.name}: grades hold {value}, each must be a positive number")
+
+
+def layer_grades(module: Module, context: Context) -> tuple[float, ...]:
+    """Grades by sensitivities as the option ``grades`` holds them; empty where there are none."""
+    if context.sensitivities is None:
+        return ()
+    return written_grades([grade.mean for grade in grades(module, context).values()])
+
+
+def written_grades(values: Iterable[float]) -> tuple[float, ...]:
+    """Grades in single precision, as they are computed with, and in digits that a text keeps."""
+    return tuple(float(f"{np.float32(value):.9g}") for value in values)
 
 
 def grades_of(

@@ -53,6 +53,7 @@ class Quantize(Pass):
             self.scale == "layer" or self.granularity == "tensor",
             "quantize: scale=uniform is one scale for all layers, it excludes granularity=channel",
         )
+        self.only_if(self.range == "percentile", "with range=percentile", "percentile")
         check(50 < self.percentile <= 100, f"quantize: percentile = {self.percentile} is outside 50..100")
 
     def accepts(self, body: Body) -> bool:

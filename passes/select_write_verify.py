@@ -47,6 +47,9 @@ class SelectWriteVerify(Pass):
 
     def __post_init__(self) -> None:
         check(0 <= self.fraction <= 1, f"select-write-verify: fraction = {self.fraction} is outside 0..1")
+        self.only_if(
+            self.method in ("swim", "second-moment"), "with method=swim or second-moment", "variance"
+        )
         check(self.slices >= 0, f"select-write-verify: slices = {self.slices} must be 0 (all) or more")
 
     def weighs(self) -> bool:

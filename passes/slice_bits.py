@@ -27,6 +27,7 @@ class SliceBits(Pass):
     name: ClassVar[str] = "slice-bits"
     requires = Quantized
     ensures = Sliced
+    back_to = Sliced
 
     bits_per_cell: int = 0
 

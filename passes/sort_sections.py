@@ -47,6 +47,7 @@ class SortSections(Pass):
     name: ClassVar[str] = "sort-sections"
     requires = Sectioned
     ensures = Sectioned
+    back_to = Sectioned
 
     by: Literal["magnitude", "value"] = "magnitude"
     cut: Literal["auto", "rank", "stratified"] = "auto"

@@ -37,7 +37,7 @@ class Trellis(Pass):
     Every crossbar must take the blocks of a layer one after the other: put order-sections{method=rank} before.
 
     Options:
-        lambda: writes that a squared error of one code unit is worth, as in reprogram; sensitivities divide it over
+        lambda: writes that a squared error of one code unit is worth, as in hold-codes; sensitivities divide it over
             the layers.
         feedback: spread errors over inputs that follow.
         match: match rows (targets whose routing lets them move).
@@ -47,6 +47,7 @@ class Trellis(Pass):
     name: ClassVar[str] = "trellis"
     requires = Placed
     ensures = Programmed
+    back_to = Placed
 
     lambda_: float = 0.1
     feedback: bool = True
@@ -56,6 +57,7 @@ class Trellis(Pass):
     def __post_init__(self) -> None:
         check(self.lambda_ > 0, f"trellis: lambda = {self.lambda_} must be positive")
         check(self.match_ratio > 0, f"trellis: match-ratio = {self.match_ratio} must be positive")
+        self.only_if(self.match, "with match=true", "match_ratio")
 
     def weighs(self) -> bool:
         """Always."""

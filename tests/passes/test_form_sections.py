@@ -264,7 +264,7 @@ def test_the_flattened_layer_is_cut_whole(given_module: Any, sort: Any) -> None:
 
 @given(given_module=gated_layers(), sort=st.sampled_from(FLAT_SORTS))
 def test_the_flattened_layer_computes_the_same(given_module: Any, sort: Any) -> None:
-    text = f"{LAYER}{sort},order-sections,deal-sections,match-rows,reprogram"
+    text = f"{LAYER}{sort},order-sections,deal-sections,match-rows"
     done = compiled(text, given_module)
     check_module(done)
     body = done.layers[0].at(Programmed)

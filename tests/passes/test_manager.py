@@ -9,7 +9,7 @@ import pytest
 from ir import Placed, Programmed, Quantized, Sectioned, XbcError
 from passes.base import Outcome, Pass
 from passes.counting import count_module
-from passes.manager import Options, PassError, finish, gather_facts, run_pipeline
+from passes.manager import Options, PassError, finish, gather_facts, gather_notes, run_pipeline
 from passes.pipeline import parse_pipeline
 from tests.passes.small import codes_body, module, target
 
@@ -151,6 +151,51 @@ def test_finish_writes_exact_words_and_keeps_programmed_layers() -> None:
 
 
 def test_empty_module_runs_through() -> None:
-    run = run_pipeline(module([], target(crossbars=2)), parse_pipeline(f"{LEVEL},match-rows,reprogram"))
+    run = run_pipeline(module([], target(crossbars=2)), parse_pipeline(f"{LEVEL},match-rows"))
     assert run.module.layers == ()
     assert count_module(run.module).steady.total == 0
+
+
+@dataclass(frozen=True)
+class Falls(Pass):
+    """Takes sections apart without saying so."""
+
+    name: ClassVar[str] = "falls"
+    requires = Quantized
+    ensures = Quantized
+
+    def run(self, module: Any, context: Any) -> Any:
+        layers = [layer.with_body(layer.at(Quantized).lower(Quantized)) for layer in module.layers]
+        return Outcome(module.with_layers(layers))
+
+
+def test_a_stage_falls_only_where_the_pass_declares_it() -> None:
+    steps = [*parse_pipeline(LEVEL), Falls()]
+    with pytest.raises(PassError, match=r"'falls' took layer 'l0' from stage 'placed' back to 'quantized'"):
+        run_pipeline(floats(), steps)
+    assert run_pipeline(floats(), [*parse_pipeline("quantize"), Falls()]).module.stage() is Quantized
+
+
+@pytest.mark.parametrize(
+    ("steps", "note"),
+    [
+        ("sort-sections", "sort-sections works from stage 'sectioned': placement of 1 layer dropped"),
+        ("stick-bits,sort-sections", "sectioned': placement and stored words of 1 layer dropped"),
+        ("stick-bits,match-rows", "match-rows works from stage 'placed': stored words of 1 layer dropped"),
+        ("stick-bits,hold-codes", "hold-codes works from stage 'placed': stored words of 1 layer dropped"),
+        (
+            "stick-bits,deal-sections",
+            "deal-sections works from stage 'sectioned': placement and stored words",
+        ),
+        ("stick-bits,slice-bits", "slice-bits works from stage 'sliced': placement and stored words"),
+        ("stick-bits,level-wear", ""),
+        ("stick-bits,select-write-verify{method=magnitude}", ""),
+        ("order-sections{method=natural}", ""),
+        ("match-rows", ""),
+    ],
+)
+def test_what_a_pass_drops_is_said(steps: str, note: str) -> None:
+    run = run_pipeline(floats(), parse_pipeline(f"{LEVEL},{steps}"))
+    notes = gather_notes(run.records)
+    assert len(notes) == bool(note)
+    assert all(note in said for said in notes)

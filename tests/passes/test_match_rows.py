@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from ir import Placed, Programmed, XbcError, check_module
-from passes import match_rows
+from passes import matchers
 from passes.base import Context
 from passes.column_groups import place_columns
 from passes.counting import count_module, load_runs
 from passes.manager import finish
 from passes.match_rows import MatchRows, closing_loads
+from passes.matchers import far_layer
 from passes.solvers.joint import cost_tables, match_joint
 from passes.solvers.joint_rows import match_joint_rows
 from passes.solvers.matching import (
@@ -160,7 +161,7 @@ def test_wide_rows_match_jointly() -> None:
     module = placed(3, [(8, 40), (6, 30)], bits=6, **chip)
     figures = []
     for match in ("match-rows", "match-rows{lambda=0.1}"):
-        done = compiled(f"{match},reprogram{{mode=optimal,lambda=0.05}}", module)
+        done = compiled(f"{match},hold-codes{{lambda=0.05}}", module)
         error = sum(
             float(((layer.at(Programmed).effective_codes() - layer.at(Programmed).codes) ** 2).sum())
             for layer in done.layers
@@ -236,7 +237,7 @@ def placed(seed: int, shapes: Any, bits: int = 4, groups: Any = 1, mixed: Any = 
     seed=st.integers(0, 2**32 - 1),
     encoding=st.sampled_from(["driver", "split", "differential", "offset", "twos-complement"]),
     share=st.integers(1, 2), bits_per_cell=st.integers(1, 4), crossbars=st.integers(1, 3), mixed=st.booleans(),
-    method=st.sampled_from(["exact", "greedy"]), lambda_=st.sampled_from([0.0, 0.2]),
+    step=st.sampled_from([MatchRows(), MatchRows(method="greedy"), MatchRows(lambda_=0.2)]),
 )  # fmt: skip
 @settings(max_examples=40)
 def test_lossless_under_every_encoding(
@@ -246,15 +247,18 @@ def test_lossless_under_every_encoding(
     bits_per_cell: Any,
     crossbars: Any,
     mixed: Any,
-    method: Any,
-    lambda_: Any,
+    step: MatchRows,
 ) -> None:
     share = 1 if encoding == "driver" else share
     given_module = placed(
         seed, [(4, 7), (2, 5)], mixed=mixed, encoding=encoding, outputs_per_section=share, columns=24,
         bits_per_cell=bits_per_cell, crossbars=crossbars,
     )  # fmt: skip
-    done = MatchRows(method=method, lambda_=lambda_).run(given_module, Context(threads=2)).module
+    if step.lambda_ and far_layer([(layer, layer.at(Placed)) for layer in given_module.layers]):
+        with pytest.raises(XbcError, match="lambda has no effect"):
+            step.run(given_module, Context())
+        return
+    done = step.run(given_module, Context(threads=2)).module
     check_module(done)
     for before, after in zip(finish(given_module).layers, finish(done).layers, strict=True):
         np.testing.assert_array_equal(
@@ -265,7 +269,7 @@ def test_lossless_under_every_encoding(
         np.testing.assert_array_equal(after.at(Placed).outputs, before.at(Placed).outputs)
         for a, b in zip(after.at(Placed).inputs, before.at(Placed).inputs, strict=True):
             assert sorted(a) == sorted(b)
-    again = MatchRows(method=method, lambda_=lambda_).run(given_module, Context(threads=1)).module
+    again = step.run(given_module, Context(threads=1)).module
     assert again == done, "the result depends on the number of threads"
 
 
@@ -327,7 +331,7 @@ def test_words_and_vectors_agree(monkeypatch: pytest.MonkeyPatch, bits: int) -> 
         given_module = placed(seed, [(2, 4)], bits_per_cell=bits)
         words = count_module(MatchRows().run(given_module, Context()).module).steady.total
         with monkeypatch.context() as patch:
-            patch.setattr(match_rows, "_words", match_rows._vectors)
+            patch.setattr(matchers, "Words", matchers.Rows)
             assert count_module(MatchRows().run(given_module, Context()).module).steady.total == words
 
 

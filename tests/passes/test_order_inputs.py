@@ -14,7 +14,7 @@ from passes.row_maps import MapCoder
 from tests.passes.small import assert_each_weight_once, compiled, module, random_codes, target
 
 O2 = "encode-signs,slice-bits,form-sections,sort-sections,order-sections,deal-sections,match-rows"
-HELD = ",reprogram{mode=optimal,lambda=0.3}"
+HELD = ",hold-codes{lambda=0.3}"
 shapes = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 23)), min_size=1, max_size=3)
 
 

@@ -8,10 +8,10 @@ import pytest
 from ir import Programmed, XbcError
 from passes.base import Context
 from passes.counting import count_module
-from passes.match_rows import MatchRows
+from passes.hold_pairs import ChoosePairs, HoldPairs
+from passes.match_rows import MatchPairs, MatchRows
 from passes.pairs import free_pairs
-from passes.pipeline import level_text
-from passes.reprogram import Reprogram
+from passes.pipeline import level_pipeline
 from passes.solvers.pairs import PAIR_SCALE, error_costs, nearest, pair_tables
 from tests.passes.small import codes_body, compiled, module, target
 
@@ -63,9 +63,9 @@ def placed(
 @pytest.mark.parametrize("crossbars", [1, 3])
 def test_codes_stay_exact_and_fewer_cells_are_written(seed: int, crossbars: Any) -> None:
     plain = placed(seed, crossbars)
-    free = Reprogram(mode="pairs").run(plain, Context()).module
-    matched = MatchRows(pairs=True).run(plain, Context()).module
-    both = Reprogram(mode="pairs").run(matched, Context()).module
+    free = ChoosePairs().run(plain, Context()).module
+    matched = MatchPairs().run(plain, Context()).module
+    both = ChoosePairs().run(matched, Context()).module
     for done in (free, both):
         for layer in done.layers:
             body = layer.at(Programmed)
@@ -74,16 +74,16 @@ def test_codes_stay_exact_and_fewer_cells_are_written(seed: int, crossbars: Any)
     assert count_module(both).first.total < count_module(free).first.total < exact
 
 
-def test_matching_sees_the_pairs_that_reprogram_will_choose() -> None:
+def test_matching_sees_the_pairs_that_will_be_chosen() -> None:
     """Greedy per load, so not always best at the end; but matching for canonical pairs is worse on average."""
     ours = theirs = 0
     for seed in range(6):
         plain = placed(seed, crossbars=1)
-        for options in ({"pairs": True}, {}):
-            matched = MatchRows(**options).run(plain, Context()).module  # type: ignore[arg-type]
-            done = Reprogram(mode="pairs").run(matched, Context()).module
+        for step in (MatchPairs(), MatchRows()):
+            matched = step.run(plain, Context()).module
+            done = ChoosePairs().run(matched, Context()).module
             writes = count_module(done).first.total
-            ours, theirs = (ours + writes, theirs) if options else (ours, theirs + writes)
+            ours, theirs = (ours + writes, theirs) if step == MatchPairs() else (ours, theirs + writes)
     assert ours < theirs
 
 
@@ -91,8 +91,8 @@ def test_near_pairs_trade_error_for_writes() -> None:
     plain = placed(1)
     writes, errors = [], []
     for lambda_ in (10.0, 0.5, 0.05):
-        matched = MatchRows(pairs=True, lambda_=lambda_).run(plain, Context()).module
-        done = Reprogram(mode="near-pairs", lambda_=lambda_).run(matched, Context()).module
+        matched = MatchPairs(lambda_).run(plain, Context()).module
+        done = HoldPairs(lambda_).run(matched, Context()).module
         writes.append(count_module(done).first.total)
         bodies = [layer.at(Programmed) for layer in done.layers]
         errors.append(sum(int(((b.effective_codes() - b.codes) ** 2).sum()) for b in bodies))
@@ -118,12 +118,12 @@ def test_levels_choose_pairs_only_where_all_layers_are_alike(
     placed_module = compiled(PLACE, given_module)
     assert free_pairs(placed_module) == free
     if free:
-        MatchRows(pairs=True).run(placed_module, Context())
+        MatchPairs().run(placed_module, Context())
 
 
-def test_level_2_ends_with_pairs_where_they_are_free() -> None:
-    assert level_text(2, pairs=True).endswith("match-rows{pairs=true},reprogram{mode=pairs}")
-    assert level_text(1, pairs=True) == level_text(1)
+def test_o2_ends_with_pairs_where_they_are_free() -> None:
+    assert str(level_pipeline(2, pairs=True)).endswith(",deal-sections,match-pairs,choose-pairs")
+    assert level_pipeline(1, pairs=True) == level_pipeline(1)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,6 @@ def test_refusals(encoding: Any, bits_per_cell: Any, message: str) -> None:
     given_module = compiled(
         PLACE.replace("differential", encoding), module([codes_body(np.ones((2, 3), int), 4)], chip)
     )
-    for step in (MatchRows(pairs=True), Reprogram(mode="pairs")):
+    for step in (MatchPairs(), ChoosePairs()):
         with pytest.raises(XbcError, match=message):
             step.run(given_module, Context())

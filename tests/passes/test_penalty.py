@@ -7,7 +7,7 @@ import pytest
 
 from ir import CellFormat, Quantized, XbcError
 from passes.base import Context
-from passes.inputs import Grade, Sensitivities
+from passes.inputs import Sensitivities
 from passes.penalty import FLOOR, FORBIDDEN, grades, grades_of, state_values
 from tests.passes.small import module, target
 
@@ -34,9 +34,9 @@ def test_equal_without_sensitivities() -> None:
 
 
 def test_given_grades_win() -> None:
-    mine = {"l0": Grade(np.full(1, 3.0, np.float32), np.ones(1, np.float32))}
-    context = Context(grades=mine, sensitivities=Sensitivities({}))
-    assert grades(coded((2, 3)), context) == mine
+    context = Context(sensitivities=Sensitivities({}))
+    graded = grades(coded((2, 3), (4, 2)), context, given=(3.0, 0.5))
+    assert {name: grade.mean for name, grade in graded.items()} == {"l0": 3.0, "l1": 0.5}
 
 
 def test_products_of_marginals_and_scales_by_hand() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.hold import WINDOW
+from passes.hold_codes import WINDOW
 from passes.solvers.viterbi import LANES, PACKED, UNIT, hold_block, hold_rows, reference
 
 

@@ -34,7 +34,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> xbc.Compiled:
     return xbc.compile_model(
         MODEL, folder / "digits.xbc", settings={"crossbars": 4}, pipeline=(
             "quantize,encode-signs,slice-bits,form-sections,sort-sections,deal-sections,"
-            "reprogram{mode=random,columns=3,fraction=0.5}"
+            "stick-bits{columns=3,fraction=0.5}"
         ),
     )  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""The loss budget of level 3: penalties tried, judged on calibration data, and the one of fewest writes kept."""
+"""The loss budget of -O3: penalties tried, judged on calibration data, and the one of fewest writes kept."""

@@ -1,6 +1,6 @@
 """What a penalty will cost, from a part of the loads: writes, and the loss that second derivatives predict.
 
-Level 3 asks here which penalties are worth trying on the whole network, so that few whole tries are left.
+-O3 asks here which penalties are worth trying on the whole network, so that few whole tries are left.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 
 from ir.module import Module
 from ir.stages import Placed, Programmed, Quantized
-from passes.base import Context, Pass
+from passes.base import Context
 from passes.counting import count_module
 from passes.pairs import free_pairs
-from passes.penalty import code_curvature
-from passes.pipeline import LOSSY, level_text, parse_pipeline
+from passes.penalty import code_curvature, layer_grades
+from xbc.budget.steps import hold_steps
 
 SHARE = 16
 """One crossbar in so many is looked at (of fewer crossbars, one)."""
@@ -79,12 +79,6 @@ def predicted_loss(module: Module, errors: Mapping[str, float], context: Context
     return total
 
 
-def lossy_steps(module: Module, lambda_: float, ratio: float) -> list[Pass]:
-    """The passes of level 3 behind the placed sections."""
-    text = level_text(LOSSY, lambda_, free_pairs(module), ratio)
-    return parse_pipeline(text)[-2:]
-
-
 def first_penalty(placed: Module, wanted: float, context: Context) -> float:
     """A penalty of matching whose predicted loss should be ``wanted``: a write per load, and half the slope of
     writes over loss at its square root."""
@@ -105,6 +99,7 @@ class Forecast:
     def __init__(self, placed: Module, context: Context, share: int = SHARE) -> None:
         """Takes its sample of ``placed``."""
         self.context = replace(context, progress=lambda what, done, total: None)
+        self.grades = layer_grades(placed, context)
         self.part = sample(placed, min(share, placed.target.crossbars))
         self.loads = {
             whole.name: whole.at(Placed).sections / max(1, part.at(Placed).sections)
@@ -114,7 +109,7 @@ class Forecast:
     def __call__(self, lambda_: float, ratio: float) -> Outlook:
         """Matches and holds the sampled loads."""
         module = self.part
-        for step in lossy_steps(module, lambda_, ratio):
+        for step in hold_steps(module, lambda_, ratio, self.grades):
             module = step.run(module, self.context).module
         errors = {}
         for layer in module.layers:

@@ -1,4 +1,4 @@
-"""What a compiled module loses on samples: the comparison that level 3 searches by."""
+"""What a compiled module loses on samples: the comparison that -O3 searches by."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Level 3 chooses how float weights are quantised: by the writes that each way will need at equal predicted loss.
+"""-O3 chooses how float weights are quantised: by the writes that each way will need at equal predicted loss.
 
 The proxy works on a sample of the layers and of the crossbars, with the passes that follow; the loss it allows
 includes that of the quantisation itself.  Models with a grid of their own are never touched.
@@ -19,8 +19,9 @@ from ir.stages import Float, Placed, Quantized
 from passes.base import Context
 from passes.manager import Options, run_pipeline
 from passes.pairs import free_pairs
-from passes.pipeline import AS_IT_IS, LEVELS, Shape, parse_pipeline, requantize
+from passes.pipeline import AS_IT_IS, Shape
 from xbc.budget.forecast import ONE_CROSSBAR, RATIOS, Forecast, first_penalty
+from xbc.budget.steps import placing_steps
 
 CANDIDATES = ("", "granularity=channel", "range=mse", "range=percentile", "bits=7,granularity=channel")
 """Options of ``quantize`` that are compared; the first is what all other levels do."""
@@ -72,11 +73,11 @@ def rank(module: Module, wanted: float, context: Context, shape: Shape = AS_IT_I
     seen: list[list[tuple[Array, Array]]] = []
     for done, options in enumerate(CANDIDATES):
         context.progress("comparing quantisers", done, len(CANDIDATES))
-        text = requantize(shape.of(LEVELS[2]), options).replace("order-sections", "order-sections{bound=0}")
+        steps = placing_steps(replace(shape, quantize=options)).with_options("order-sections", bound=0)
         if "bits=" in options and not all(isinstance(x.body, Float) for x in module.layers):
             continue  # other layers keep their own bits
         try:
-            placed = run_pipeline(part, parse_pipeline(text)[:-1], quiet, Options(False, False)).module
+            placed = run_pipeline(part, steps, quiet, Options(False, False)).module
         except XbcError:
             if not options:
                 raise

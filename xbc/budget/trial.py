@@ -16,20 +16,19 @@ from ir.stages import Programmed
 from passes.avoid_faults import AvoidFaults
 from passes.base import Context
 from passes.counting import count_module, natural_module
-from passes.manager import Options, PassRecord, run_pipeline
+from passes.manager import PassRecord
 from passes.pairs import free_pairs
-from passes.penalty import grades
-from passes.pipeline import MATCH_OVER_HOLD
+from passes.penalty import layer_grades
 from xbc.budget.forecast import (
     ONE_CROSSBAR,
     SHARED_RATIOS,
     Forecast,
     first_penalty,
-    lossy_steps,
     predicted_loss,
     shares_rows,
 )
 from xbc.budget.judge import Judge, effective_codes, severity_of
+from xbc.budget.steps import MATCH_OVER_HOLD, hold_codes
 
 FIRST = 0.1
 """Penalty the search begins with where there are no sensitivities."""
@@ -52,8 +51,8 @@ class Point:
     """One program tried.
 
     Fields:
-        lambda_: penalty of ``reprogram``.
-        match_lambda: penalty of ``match-rows``.
+        lambda_: penalty of ``hold-codes`` or ``hold-pairs``.
+        match_lambda: penalty of ``match-rows`` or ``match-pairs``.
         writes, reduction: steady state per inference, against natural order (None: nothing is written).
         rms_error: root mean square code error over all weights, in LSB.
         drop, agreement: on the calibration samples (drop None without labels).
@@ -104,9 +103,8 @@ class Trial:
 
     def __init__(self, placed: Module, judge: Judge, limit: float, context: Context) -> None:
         """``limit``: allowed drop, 0..1."""
-        self.placed, self.judge, self.limit = placed, judge, limit
-        # of all programs alike, so not found again for each
-        self.context = dataclasses.replace(context, grades=grades(placed, context))
+        self.placed, self.judge, self.limit, self.context = placed, judge, limit, context
+        self.grades = layer_grades(placed, context)
         self.natural = count_module(natural_module(placed)).steady.total
         self.curve: list[Point] = []
         self.best: tuple[Module, list[PassRecord], float] | None = None
@@ -139,7 +137,7 @@ class Trial:
     def _hold(self, lambda_: float) -> Held:
         if self._held is None or self._held.lambda_ != lambda_:
             self._held = None  # frees the last one before the next is made
-            module, records = hold_codes(self.placed, lambda_, self.ratio, self.context)
+            module, records = hold_codes(self.placed, lambda_, self.ratio, self.grades, self.context)
             for record in records:
                 self.seconds[record.name] = self.seconds.get(record.name, 0.0) + record.seconds
             final = AvoidFaults().run(module, self.context).module if module.target.faulty else module
@@ -224,13 +222,3 @@ def squared_errors(module: Module, codes: dict[str, Array]) -> dict[str, float]:
         difference = codes[layer.name] - layer.at(Programmed).codes
         errors[layer.name] = float(np.square(difference, dtype=np.float64).sum())
     return errors
-
-
-def hold_codes(
-    placed: Module, lambda_: float, ratio: float, context: Context
-) -> tuple[Module, list[PassRecord]]:
-    """Rows matched and codes held at one penalty."""
-    run = run_pipeline(
-        placed, lossy_steps(placed, lambda_, ratio), context, Options(verify_each=False, count_each=False)
-    )
-    return run.module, run.records

@@ -16,19 +16,11 @@ from ir.module import Module
 from passes.base import Context
 from passes.counting import count_module
 from passes.manager import Options, PassRecord, finish, run_pipeline
-from passes.pairs import free_pairs
-from passes.pipeline import (
-    AS_IT_IS,
-    LEVELS,
-    LOSSY,
-    Shape,
-    level_text,
-    parse_pipeline,
-    requantize,
-)
+from passes.pipeline import AS_IT_IS, Pipeline, Shape
 from xbc.budget.judge import Judge
 from xbc.budget.meter import Meter
 from xbc.budget.quantisers import Candidate, finalists, may_choose, rank
+from xbc.budget.steps import Prepared, hold_steps, lossless_steps, prepare
 from xbc.budget.trial import LOSS_PER_DROP, Point, Trial, search
 from xbc.frontend import Imported
 from xbc.simulate.data import DataSet
@@ -40,24 +32,13 @@ SENSITIVITY_RUNS = "sensitivities"
 
 @dataclass(frozen=True)
 class Tuned:
-    """Outcome: the module at stage Programmed, the rest of the pipeline, its records, the curve, notes."""
+    """Outcome: the module at stage Programmed, the passes behind placed sections, their records, curve, notes."""
 
     module: Module
-    text: str
+    steps: Pipeline
     records: list[PassRecord]
     curve: list[Point]
     notes: list[str]
-
-
-def prepare(
-    module: Module, context: Context, options: Options, shape: Shape = AS_IT_IS, quantize: str = ""
-) -> tuple[Module, list[PassRecord]]:
-    """The part of level 3 that does not depend on the penalty: up to placed sections (``shape``: see there,
-    ``quantize``: see ``requantize``)."""
-    text = requantize(shape.of(LEVELS[2]), quantize)
-    steps = [step for step in parse_pipeline(text) if step.name != "match-rows"]
-    run = run_pipeline(module, steps, context, options)
-    return run.module, run.records
 
 
 def tune(placed: Module, judge: Judge, max_drop: float, context: Context) -> Tuned:
@@ -76,50 +57,50 @@ def tune(placed: Module, judge: Judge, max_drop: float, context: Context) -> Tun
         )
         return lossless(placed, context, trial.curve, [note])
     module, records, lambda_ = trial.best
-    text = level_text(LOSSY, lambda_, free_pairs(placed), trial.ratio)
-    return Tuned(module, text, trial.total(records), trial.curve, [])
+    steps = hold_steps(placed, lambda_, trial.ratio, trial.grades)
+    return Tuned(module, steps, trial.total(records), trial.curve, [])
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The tuned program, the options its weights were quantised with, records up to placing, rows of candidates."""
+    """The tuned program, what its sections were placed by, rows of candidates."""
 
     tuned: Tuned
-    quantize: str
-    records: list[PassRecord]
+    prepared: Prepared
     candidates: list[dict[str, Any]]
 
 
 def tune_best(
     module: Module, judge: Judge, max_drop: float, context: Context, options: Options,
-    shape: Shape = AS_IT_IS, quantize: str | None = None,
+    shape: Shape = AS_IT_IS, choose: bool = True,
 ) -> Chosen:  # fmt: skip
-    """``tune`` with the way to quantise that leaves the fewest writes; ``quantize`` fixes it."""
+    """``tune``, with ``choose`` by the way to quantise that leaves the fewest writes, else as ``shape`` says."""
     ranked: list[Candidate] = []
-    tried = [quantize or ""]
-    if quantize is None and may_choose(module, context):
+    tried = [shape.quantize]
+    if choose and may_choose(module, context):
         ranked = rank(module, LOSS_PER_DROP * max_drop / 100, context, shape)
         tried = [candidate.options for candidate in finalists(ranked)]
     best: Chosen | None = None
+    best_options = ""
     written: dict[str, int] = {}
     for text in tried:
-        placed, records = prepare(module, context, options, shape, text)
-        tuned = tune(placed, judge, max_drop, context)
+        prepared = prepare(module, context, options, dataclasses.replace(shape, quantize=text))
+        tuned = tune(prepared.module, judge, max_drop, context)
         written[text] = count_module(tuned.module).steady.total
-        if best is None or written[text] < written[best.quantize]:
-            best = Chosen(tuned, text, records, [])
+        if best is None or written[text] < written[best_options]:
+            best, best_options = Chosen(tuned, prepared, []), text
     assert best is not None
     rows = [
-        c.facts() | {"writes": written.get(c.options), "chosen": c.options == best.quantize} for c in ranked
+        c.facts() | {"writes": written.get(c.options), "chosen": c.options == best_options} for c in ranked
     ]
     return dataclasses.replace(best, candidates=rows)
 
 
 def lossless(placed: Module, context: Context, curve: list[Point], notes: list[str]) -> Tuned:
-    """Level 2 when the budget allows nothing."""
-    text = level_text(2, pairs=free_pairs(placed))
-    run = run_pipeline(placed, parse_pipeline(text)[len(parse_pipeline(LEVELS[2])) - 1 :], context)
-    return Tuned(finish(run.module), text, run.records, curve, notes)
+    """-O2 when the budget allows nothing."""
+    steps = lossless_steps(placed)
+    run = run_pipeline(placed, steps, context)
+    return Tuned(finish(run.module), steps, run.records, curve, notes)
 
 
 def add_sensitivities(

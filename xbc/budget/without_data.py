@@ -1,8 +1,6 @@
-"""Level 3 without data: the largest penalties at which every layer's code error stays bounded."""
+"""-O3 without data: the largest penalties at which every layer's code error stays bounded."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 
@@ -10,10 +8,9 @@ from ir.module import Module
 from ir.stages import Programmed
 from passes.base import Context
 from passes.counting import count_module, natural_module
-from passes.inputs import uniform
-from passes.pairs import free_pairs
-from passes.pipeline import LOSSY, MATCH_OVER_HOLD, level_text
-from xbc.budget.trial import Point, hold_codes
+from passes.penalty import written_grades
+from xbc.budget.steps import MATCH_OVER_HOLD, hold_codes, hold_steps
+from xbc.budget.trial import Point
 from xbc.budget.tune import Tuned, lossless
 
 ERROR_ROUNDS = 5
@@ -36,14 +33,15 @@ def bound_error(placed: Module, max_error: float, context: Context) -> Tuned:
     for turn in range(ERROR_ROUNDS + SETTLING_ROUNDS):
         if turn >= ERROR_ROUNDS:
             factor = {name: strict.get(name, factor[name] * 4) for name in names}
-        graded = replace(context, grades={name: uniform(value) for name, value in factor.items()})
-        module, records = hold_codes(placed, 1.0, MATCH_OVER_HOLD, graded)
+        grades = written_grades(factor[name] for name in names)
+        module, records = hold_codes(placed, 1.0, MATCH_OVER_HOLD, grades, context)
         errors = {layer.name: layer_error(layer.at(Programmed)) for layer in module.layers}
         kept = all(error <= max_error for error in errors.values())
         writes = count_module(module).steady.total
         curve.append(Point(1.0, writes, natural / max(writes, 1), rms_code_error(module), None, None, kept))
         if kept and turn >= ERROR_ROUNDS:
-            return Tuned(module, level_text(LOSSY, 1.0, free_pairs(placed)), records, curve, [])
+            steps = hold_steps(placed, 1.0, MATCH_OVER_HOLD, grades)
+            return Tuned(module, steps, records, curve, [])
         for name, error in errors.items():
             if error <= max_error:
                 strict[name] = min(strict.get(name, factor[name]), factor[name])

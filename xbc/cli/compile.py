@@ -60,7 +60,7 @@ from xbc.cli.options import (
 @click.option(
     "--sensitivities",
     type=click.Path(path_type=Path),
-    help="File of 'xbc sensitivity' for this model, for select-write-verify and reprogram.",
+    help="File of 'xbc sensitivity' for this model, for select-write-verify, hold-codes and their like.",
 )
 @click.option(
     "--data",
@@ -124,7 +124,7 @@ def command(
 
 
 def loss_rows(loss: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """What level 3 gave up, on the samples kept for the report."""
+    """What -O3 gave up, on the samples kept for the report."""
     if loss is None:
         return []
     if "max_error" in loss:
@@ -246,7 +246,7 @@ def order_words(order: dict[str, Any] | None) -> str:
 
 
 def curve_table(curve: list[dict[str, Any]]) -> Any:
-    """The programs that level 3 tried, the trade-off between writes and loss on the calibration samples."""
+    """The programs that -O3 tried, the trade-off between writes and loss on the calibration samples."""
     table = console.table(
         "Tried on the calibration samples", "lambda", "writes/inference", "natural / this", "RMS code error, LSB",
         "drop, points", "of the budget", "",
@@ -262,7 +262,7 @@ def curve_table(curve: list[dict[str, Any]]) -> Any:
 
 
 def quantizer_table(candidates: list[dict[str, Any]]) -> Any:
-    """The ways to quantise that level 3 compared."""
+    """The ways to quantise that -O3 compared."""
     table = console.table(
         "Quantisers", "quantize", "predicted loss of quantising", "predicted writes", "writes"
     )

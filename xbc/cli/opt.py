@@ -43,19 +43,19 @@ def command(
     Examples:
       xbc opt model.xbc/program.xir --passes "sort-sections" -o new.xir
       xbc opt tiny.xir --passes "slice-bits,form-sections" --print-before all --print-after all
-      xbc opt model.xbc --passes "reprogram{mode=random,fraction=0.25}" --time-passes --json
+      xbc opt model.xbc --passes "stick-bits{fraction=0.25}" --time-passes --json
     """
     from ir.storage import load_module, save_module
     from ir.text import print_module
     from ir.verify import check_module
     from passes.base import Context
-    from passes.manager import Options, run_pipeline
-    from passes.pipeline import parse_pipeline
+    from passes.manager import Options, gather_notes, run_pipeline
+    from passes.pipeline import Pipeline, parse_pipeline
     from xbc.cli.tracing import Tracing
     from xbc.driver.compile import pass_facts
 
     tracing = Tracing(print_before, print_after)
-    passes = parse_pipeline(pipeline) if pipeline is not None else []
+    passes = parse_pipeline(pipeline) if pipeline is not None else Pipeline()
     source = program / "program.xir" if program.is_dir() else program
     if output is not None:
         check_file(output, "an IR", source)
@@ -69,6 +69,8 @@ def command(
             check_module(run.module)
         if output is not None:
             save_module(run.module, output)
+    for sentence in [*passes.notes, *gather_notes(run.records)]:
+        console.note(f"xbc: note: {sentence}", quiet)
     if time_passes:
         tracing.print_times(run.records)
     facts: dict[str, Any] = {

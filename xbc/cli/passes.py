@@ -30,7 +30,7 @@ def command(name: str | None, as_json: bool) -> None:
       xbc passes sort-sections
       xbc passes --json
     """
-    from passes.pipeline import LEVELS, LOSSY
+    from passes.pipeline import LEVELS, O3
     from passes.table import PASSES, load_pass
 
     if name is not None:
@@ -43,19 +43,22 @@ def command(name: str | None, as_json: bool) -> None:
             {"passes": every, "levels": {f"-O{level}": text for level, text in LEVELS.items()}}
         )
         return
-    table = console.table("", "pass", "what it decides", "needs", "makes", "from", text=5)
+    table = console.table("", "pass", "what it decides", "needs", "makes", "drops beyond", "from", text=6)
     for facts in every:
         table.add_row(
-            *(str(facts.get(key, "-")) for key in ("name", "summary", "requires", "ensures", "from"))
+            *(
+                str(facts.get(key, "-"))
+                for key in ("name", "summary", "requires", "ensures", "back_to", "from")
+            )
         )
     console.stdout().print(table)
     click.echo("\nLevels:")
     for level, text in LEVELS.items():
         click.echo(f"  -O{level}  {text}")
     click.echo(
-        f"  -O{LOSSY}  level 2 within a loss budget (--data and --max-drop, or --max-error): rows matched to,"
+        f"  -O{O3}  -O2 within a loss budget (--data and --max-drop, or --max-error): rows matched to, and cells"
     )
-    click.echo("       and cells held at, nearby codes; ends with reprogram{mode=optimal}")
+    click.echo("       held at, nearby codes; ends with hold-codes")
     click.echo("\nManual page of one: xbc passes NAME")
 
 
@@ -80,6 +83,7 @@ def describe(cls: type[Pass]) -> dict[str, Any]:
         "manual": text,
         "requires": cls.requires.stage(),
         "ensures": cls.ensures.stage(),
+        "back_to": cls.back_to.stage() if cls.back_to else None,
         "options": [
             {
                 "name": option,
@@ -113,7 +117,7 @@ def split_manual(docstring: str) -> tuple[str, dict[str, str]]:
 def manual(facts: dict[str, Any]) -> str:
     """Manual page in plain text."""
     lines = [facts["name"], "=" * len(facts["name"]), "", facts["manual"].replace("``", "`"), ""]
-    lines += [f"Needs stage {facts['requires']!r}, makes stage {facts['ensures']!r}.", ""]
+    lines += [f"Needs stage {facts['requires']!r}, makes stage {facts['ensures']!r}; {drops(facts)}.", ""]
     if facts["from"] != BUILT_IN:
         lines += [f"From the installed package {facts['from']}.", ""]
     if facts["options"]:
@@ -127,11 +131,18 @@ def manual(facts: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def drops(facts: dict[str, Any]) -> str:
+    """What the pass does to a module that is further than it needs."""
+    if facts["back_to"] is None:
+        return "drops nothing"
+    return f"what stands beyond stage {facts['back_to']!r} is dropped, with a note"
+
+
 def shown_default(value: Any) -> str:
     """A default as the pipeline text writes it."""
     if isinstance(value, bool):
         return str(value).lower()
-    return '""' if value == "" else str(value)
+    return '""' if value in ("", ()) else str(value)
 
 
 def example(facts: dict[str, Any]) -> str:

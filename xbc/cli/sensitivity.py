@@ -64,7 +64,7 @@ def command(
 
     One forward and one backward pass over the set. The file holds one float32 array [outputs, inputs] per
     layer, named after the layer, and the digest of the model; 'xbc compile --sensitivities' hands it to the
-    passes select-write-verify and reprogram.
+    passes select-write-verify and hold-codes.
 
     \b
     Examples:

@@ -21,19 +21,10 @@ from ir.stages import Body, Placed, Sectioned
 from ir.target import Target
 from ir.verify import check_module
 from passes.avoid_faults import AvoidFaults, with_faults
-from passes.base import Context, Pass
-from passes.manager import Hook, Options, PassRecord, Run, finish, gather_facts, run_pipeline
+from passes.base import Context
+from passes.manager import Hook, Options, PassRecord, Run, finish, gather_facts, gather_notes, run_pipeline
 from passes.pairs import free_pairs
-from passes.pipeline import (
-    AS_IT_IS,
-    LEVELS,
-    LOSSY,
-    Shape,
-    format_pipeline,
-    level_text,
-    parse_pipeline,
-    requantize,
-)
+from passes.pipeline import AS_IT_IS, O3, Pipeline, Shape, level_pipeline, parse_pipeline
 from passes.sort_sections import MOST_SPARE
 from xbc.backend.tables import FIRST_ONLY
 from xbc.budget.meter import Meter
@@ -120,17 +111,17 @@ def compile_model(
         settings: keys of the target to replace, dotted (``{"crossbars": 64}``).
         pipeline: pipeline text; None takes that of ``level``.  One that ends before the sections are placed
             is completed with ``deal-sections``.
-        level: 0..3, see ``passes.pipeline``; 3 holds codes within a loss budget.
+        level: 0..3 for -O0 to -O3, see ``passes.pipeline``; -O3 holds codes within a loss budget.
         outputs: most outputs that share the rows of a section, for levels; 0: as many as the target allows.
         spare: share of further sections, for levels: rows that do not fit stay empty, so fewer cells change.
         quantize: options of ``quantize`` for levels (``granularity=channel,bits=7``); None: the defaults, and what
-            leaves the fewest writes at level 3 with ``data``.
+            leaves the fewest writes at -O3 with ``data``.
         sensitivities: file of ``xbc sensitivity`` for this model, for the passes that use it.
-        data: ``.npz`` that level 3 calibrates on; half of it, unless ``report_data`` is given, is kept for the
+        data: ``.npz`` that -O3 calibrates on; half of it, unless ``report_data`` is given, is kept for the
             report.
         report_data: second set, only reported on.
-        max_drop: points of top-1 that level 3 may lose (default 1.0 with ``data``).
-        max_error: without ``data``: root mean square code error per layer, in LSB, that level 3 may leave
+        max_drop: points of top-1 that -O3 may lose (default 1.0 with ``data``).
+        max_error: without ``data``: root mean square code error per layer, in LSB, that -O3 may leave
             (default 0.5).
         seed: of every random choice.
         threads: worker threads; the program does not depend on it.
@@ -148,19 +139,19 @@ def compile_model(
     source = file_of(model)
     directory = check_output(Path(output) if output is not None else Path(f"{source.stem}.xbc"))
     chip = load_target(target, settings)
-    lossy = pipeline is None and level == LOSSY
+    lossy = pipeline is None and level == O3
     check_budget(lossy, data, report_data, max_drop, max_error)
     check_spare(spare)
-    shape = Shape(outputs, spare)
-    if pipeline is not None and shape != Shape():
+    shape = Shape(outputs, spare, quantize or "")
+    if pipeline is not None and (outputs or spare):
         raise XbcError(
             "outputs per section and spare sections belong to a level; in a pipeline say form-sections{outputs=...} "
             "and sort-sections{spare=...}"
         )
     if quantize is not None and pipeline is not None:
         raise XbcError(f"options of quantize belong to a level; in a pipeline say quantize{{{quantize}}}")
-    parse_pipeline(requantize("quantize", quantize or ""))  # refused before the work starts
-    passes = [] if lossy else select_passes(pipeline, level, shape, quantize or "")
+    shape.of(level_pipeline(2))  # refused before the work starts
+    passes = Pipeline() if lossy else select_passes(pipeline, level, shape)
     context = Context(seed=seed, threads=threads)
     if progress is not None:
         context = replace(context, progress=progress)
@@ -173,20 +164,20 @@ def compile_model(
             f"{source} has no layer that a crossbar can hold: {why_no_layers(imported.host, module.unmapped)}"
         )
     if pipeline is None and not lossy and free_pairs(module):
-        passes = parse_pipeline(requantize(shape.of(level_text(level, pairs=True)), quantize or ""))
+        passes = shape.of(level_pipeline(level, pairs=True))
     passes = passes if lossy else with_faults(passes, chip)
     if sensitivities is not None:
         if not lossy and not any(step.weighs() for step in passes):
             raise XbcError(
                 "--sensitivities: no pass of this pipeline uses them; give -O3, or a pipeline with "
-                "select-write-verify or reprogram{mode=optimal}"
+                "select-write-verify or hold-codes"
             )
         from xbc.sensitivity import load_sensitivities
 
         context = replace(context, sensitivities=load_sensitivities(sensitivities, module))
     options = Options(verify_each=verify_each, before=before, after=after)
     loss: dict[str, Any] | None = None
-    notes = list(imported.notes)
+    notes = [*imported.notes, *passes.notes]
     if lossy:
         run, passes, loss = hold_within(
             imported,
@@ -201,22 +192,24 @@ def compile_model(
         )
     else:
         run = run_pipeline(module, passes, context, options)
-    completion: list[Pass] = []
+    completion = Pipeline()
     if not issubclass(run.module.stage(), Placed):
         completion = with_faults(missing_passes(run.module), chip)
+        notes.append(f"the pipeline ended before sections were placed: {completion} follows it")
     if pipeline is None and level and chip.routing == "gather":
-        completion += parse_pipeline("order-inputs")
+        completion = completion.then(parse_pipeline("order-inputs"))
     if completion:
         rest = run_pipeline(run.module, completion, context, options)
-        passes = [*passes, *completion]
+        passes = passes.then(completion)
         run = Run(rest.module, run.records + rest.records)
+    notes += gather_notes(run.records)
     done = finish(run.module)
     if lossy or not verify_each:
         check_module(done)
 
     context.progress("counting writes", 0, 1)
     counts = count_all(done)
-    text = format_pipeline(passes)
+    text = str(passes)
     chosen = ["--passes", text]
     if lossy:
         chosen = budget_options(data, report_data, max_drop, max_error)
@@ -255,18 +248,16 @@ def compile_model(
     return Compiled(directory, done, tuple(run.records), summary, tuple(notes))
 
 
-def select_passes(
-    pipeline: str | None, level: int, shape: Shape = AS_IT_IS, quantize: str = ""
-) -> list[Pass]:
+def select_passes(pipeline: str | None, level: int, shape: Shape = AS_IT_IS) -> Pipeline:
     """The passes of a pipeline text, or of a level when there is none."""
     if pipeline is not None:
         return parse_pipeline(pipeline)
-    return parse_pipeline(requantize(shape.of(level_text(level)), quantize))
+    return shape.of(level_pipeline(level))
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What level 3 may lose, and the sets it is judged on (see ``compile_model``)."""
+    """What -O3 may lose, and the sets it is judged on (see ``compile_model``)."""
 
     data: str | os.PathLike[str] | None
     report_data: str | os.PathLike[str] | None
@@ -296,7 +287,7 @@ def check_budget(
         if value is not None
     ]
     if not lossy and given:
-        raise XbcError(f"{given[0]} belongs to level 3: compile with -O3")
+        raise XbcError(f"{given[0]} belongs to -O3")
     if max_drop is not None and data is None:
         raise XbcError(
             "--max-drop needs --data: a drop is measured on samples; or bound code errors with --max-error"
@@ -316,7 +307,7 @@ def budget_options(
     max_drop: float | None,
     max_error: float | None,
 ) -> list[str]:
-    """Command-line words that ask for the same level 3 (files by name only)."""
+    """Command-line words that ask for the same -O3 (files by name only)."""
     words = ["-O3"]
     for name, file in (("--data", data), ("--report-data", report_data)):
         words += [] if file is None else [name, Path(file).name]
@@ -328,10 +319,11 @@ def budget_options(
 def hold_within(
     imported: Imported, source: Path, budget: Budget, shape: Shape, context: Context, options: Options,
     notes: list[str], meter: Meter, quantize: str | None,
-) -> tuple[Run, list[Pass], dict[str, Any]]:  # fmt: skip
-    """Level 3: the run, its pipeline, and what it lost (the ``loss`` object of the summary)."""
+) -> tuple[Run, Pipeline, dict[str, Any]]:  # fmt: skip
+    """-O3: the run, its pipeline, and what it lost (the ``loss`` object of the summary)."""
     from xbc.budget.judge import Judge, check_samples, split
-    from xbc.budget.tune import add_sensitivities, prepare, tune_best
+    from xbc.budget.steps import prepare
+    from xbc.budget.tune import add_sensitivities, tune_best
     from xbc.budget.without_data import bound_error
     from xbc.simulate.data import load_data
     from xbc.simulate.host import HostSession
@@ -340,10 +332,10 @@ def hold_within(
     loss: dict[str, Any]
     target = imported.module.target
     if budget.data is None:
-        placed, records = prepare(imported.module, context, options, shape, quantize or "")
+        prepared = prepare(imported.module, context, options, shape)
         limit = 0.5 if budget.max_error is None else budget.max_error
-        tuned = bound_error(placed, limit, context)
-        final = run_pipeline(tuned.module, with_faults([], target), context, options)
+        tuned = bound_error(prepared.module, limit, context)
+        final = run_pipeline(tuned.module, with_faults(Pipeline(), target), context, options)
         loss = {"max_error": limit}
     else:
         session = HostSession(source, threads=context.threads, axis=SampleAxis(imported.host))
@@ -357,9 +349,9 @@ def hold_within(
         limit = 1.0 if budget.max_drop is None else budget.max_drop
         context = add_sensitivities(imported, calibration, context, notes, meter)
         judge = Judge(source, imported, calibration, context, meter)
-        chosen = tune_best(imported.module, judge, limit, context, options, shape, quantize)
-        tuned, records, quantize = chosen.tuned, chosen.records, chosen.quantize
-        final = run_pipeline(tuned.module, with_faults([], target), context, options)
+        chosen = tune_best(imported.module, judge, limit, context, options, shape, quantize is None)
+        tuned, prepared = chosen.tuned, chosen.prepared
+        final = run_pipeline(tuned.module, with_faults(Pipeline(), target), context, options)
         lost = Judge(source, imported, report, context, meter)(final.module)
         loss = {
             "max_drop": limit,
@@ -369,15 +361,11 @@ def hold_within(
         }
     loss["curve"] = [point.facts() for point in tuned.curve]
     notes += tuned.notes
-    text = requantize(shape.of(tuned.text), quantize or "")
-    return (
-        Run(final.module, records + tuned.records + final.records),
-        with_faults(parse_pipeline(text), target),
-        loss,
-    )
+    steps = with_faults(prepared.steps.then(tuned.steps), target)
+    return Run(final.module, prepared.records + tuned.records + final.records), steps, loss
 
 
-def missing_passes(module: Module) -> list[Pass]:
+def missing_passes(module: Module) -> Pipeline:
     """What a pipeline that ends with the order of sections still needs: their placement.
 
     Raises: XbcError when there are no sections yet.
@@ -386,14 +374,16 @@ def missing_passes(module: Module) -> list[Pass]:
     if not issubclass(stage, Sectioned):
         raise XbcError(
             f"the pipeline ends at stage {stage.stage()!r}, a program needs sections: "
-            f"go on with {LEVELS[0].partition(stage_maker(stage) + ',')[2] or LEVELS[0]}"
+            f"go on with {rest_of_level(stage)}"
         )
     return parse_pipeline("deal-sections")
 
 
-def stage_maker(stage: type[Body]) -> str:
-    """Name of the pass of the lowest level that makes ``stage``."""
-    return next((step.name for step in parse_pipeline(LEVELS[0]) if step.ensures is stage), "")
+def rest_of_level(stage: type[Body]) -> Pipeline:
+    """What -O0 does behind the pass that makes ``stage``; all of it where none does."""
+    steps = level_pipeline(0)
+    maker = next((step.name for step in steps if step.ensures is stage), None)
+    return steps if maker is None else steps.after(maker)
 
 
 def pass_facts(record: PassRecord) -> dict[str, Any]:

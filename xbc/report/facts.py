@@ -170,12 +170,12 @@ def _layers(program: Program, module: Module, costs: Costs) -> list[dict[str, An
 
 def _tradeoff(module: Module) -> list[dict[str, Any]]:
     """Writes and code error of the same placement at several prices of an error, and with exact codes."""
-    from passes.reprogram import Reprogram
+    from passes.hold_codes import HoldCodes
 
     placed = module.with_layers([a.with_body(a.at(Programmed).lower(Placed)) for a in module.layers])
     points = [{"label": "exact codes", "writes": count_module(placed).steady.total, "rms_error": 0.0}]
     for weight in reversed(LAMBDAS):
-        held = Reprogram(mode="optimal", lambda_=weight).run(placed, Context()).module
+        held = HoldCodes(weight).run(placed, Context()).module
         square = total = 0.0
         for layer in held.layers:
             body = layer.at(Programmed)

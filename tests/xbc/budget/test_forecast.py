@@ -17,12 +17,12 @@ from xbc.budget.forecast import (
     RATIOS,
     SHARED_RATIOS,
     Forecast,
-    lossy_steps,
     predicted_loss,
     sample,
     shares_rows,
 )
 from xbc.budget.judge import effective_codes
+from xbc.budget.steps import hold_steps
 from xbc.budget.trial import squared_errors
 from xbc.frontend import import_model
 from xbc.targets import load_target
@@ -50,7 +50,7 @@ def test_forecast_of_everything_is_the_compile() -> None:
     """A sample of all crossbars predicts exactly what the passes then do."""
     whole, context = placed(4), Context()
     outlook = Forecast(whole, context, share=1)(0.05, 4.0)
-    done = run_pipeline(whole, lossy_steps(whole, 0.05, 4.0), context).module
+    done = run_pipeline(whole, hold_steps(whole, 0.05, 4.0, ()), context).module
     assert outlook.writes == count_module(done).steady.total
     assert outlook.loss == pytest.approx(
         predicted_loss(done, squared_errors(done, effective_codes(done)), context)

@@ -1,4 +1,4 @@
-"""Level 3: budgets are kept, and judged on samples that were not tuned on."""
+"""-O3: budgets are kept, and judged on samples that were not tuned on."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_error_bound_holds_for_every_layer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"level": 2, "max_drop": 1.0}, "belongs to level 3"),
+        ({"level": 2, "max_drop": 1.0}, "belongs to -O3"),
         ({"level": 3, "max_drop": 1.0}, "needs --data"),
         ({"level": 3, "max_error": -1.0}, "must be positive"),
         ({"level": 3, "max_error": 1.0, "data": "x.npz"}, "exclude each other"),

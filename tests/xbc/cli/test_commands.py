@@ -78,7 +78,7 @@ def test_opt_writes_what_it_prints(xbc: Runner, program: Path, tmp_path: Path) -
     printed = xbc("opt", program)
     assert printed.code == 0, printed.err
     assert printed.out.startswith("xir ")
-    passes = "sort-sections,order-sections{method=sum},deal-sections,reprogram{mode=random,fraction=0.25}"
+    passes = "sort-sections,order-sections{method=sum},deal-sections,stick-bits{fraction=0.25}"
     done = xbc("opt", program / "program.xir", "--passes", passes, "-o", "new.xir", "--json")
     assert done.code == 0, done.err
     facts = done.json()
@@ -87,7 +87,7 @@ def test_opt_writes_what_it_prints(xbc: Runner, program: Path, tmp_path: Path) -
         "sort-sections",
         "order-sections",
         "deal-sections",
-        "reprogram",
+        "stick-bits",
     ]
     assert facts["passes"][-1]["writes"] < facts["passes"][-2]["writes"]
     again = xbc("opt", "new.xir")

@@ -92,7 +92,7 @@ def test_the_programs_that_were_tried_are_shown(xbc: Runner) -> None:
 
 
 def test_same_input_same_bytes(xbc: Runner, model: Path, tmp_path: Path) -> None:
-    text = "quantize,encode-signs,slice-bits,form-sections,sort-sections,deal-sections,reprogram{mode=random}"
+    text = "quantize,encode-signs,slice-bits,form-sections,sort-sections,deal-sections,stick-bits"
     for name, seed, threads in (("a", 3, 1), ("b", 3, 2), ("c", 4, 1)):
         done = xbc("compile", model, "--passes", text, "--seed", seed, "--threads", threads, "-o", name)
         assert done.code == 0, done.err
@@ -289,8 +289,9 @@ def test_differential_pairs_are_chosen_freely(xbc: Runner, model: Path, level: s
     plain = xbc("compile", model, *chip, "-O1", "--json").json()
     result = xbc("compile", model, *chip, level, "--json", "-o", "free.xbc")
     facts = result.json()
-    mode = "pairs" if level == "-O2" else "near-pairs"
-    assert f"reprogram{{mode={mode}" in facts["pipeline"]
+    last = "choose-pairs" if level == "-O2" else "hold-pairs{"
+    assert ",match-pairs" in facts["pipeline"]
+    assert f",{last}" in facts["pipeline"]
     assert facts["writes"]["emitted"] < facts["writes"]["scheduled"] <= plain["writes"]["emitted"]
     verified = xbc("verify", "free.xbc")
     assert verified.code == 0, verified.err

@@ -69,7 +69,7 @@ def same_files(a: Any, b: Any) -> Any:
     [
         ("gather-128", {"crossbars": 100, "rows": 4}, PLAIN),  # every section has a crossbar of its own
         ("gather-128", {"crossbars": 2, "rows": 4}, PLAIN),  # swapped
-        ("gather-128", {"rows": 4}, PLAIN + ",reprogram{mode=random,columns=3}"),
+        ("gather-128", {"rows": 4}, PLAIN + ",stick-bits{columns=3}"),
         ("pcm-256", {"rows": 8, "crossbars": 3}, PLAIN),
         ("isaac-128", {"rows": 8, "crossbars": 3}, PLAIN),
         ("gather-128", {"rows": 4}, PLAIN.replace("encode-signs", "encode-signs{encoding=split}")),
@@ -116,7 +116,7 @@ def test_chain_of_versions(tmp_path: Path, target: Any, settings: Any, pipeline:
 
 def test_stale_cells_stay_as_they_are(tmp_path: Path) -> None:
     first = small_model(tmp_path / "a.onnx")
-    pipeline = PLAIN + ",reprogram{mode=random,columns=4,fraction=0.2}"
+    pipeline = PLAIN + ",stick-bits{columns=4,fraction=0.2}"
     xbc.compile_model(first, tmp_path / "a.xbc", settings={"rows": 4}, pipeline=pipeline)
     update_program(tmp_path / "a.xbc", changed(first, tmp_path / "b.onnx", 0.02, 1), tmp_path / "b.xbc")
     codes = [effective_codes(Program.open(tmp_path / f)) for f in ("a.xbc", "b.xbc")]

@@ -1,8 +1,8 @@
-"""The dynamic programme of ``reprogram{mode=optimal}`` against its plain numpy reference, one thread.
+"""The dynamic programme of ``hold-codes`` against its plain numpy reference, one thread.
 
 Sixteen rows of sorted 8-bit codes, 1 bit per cell; weights per second of CPU time, and the cost both reach.
 
-    python benchmarks/reprogram.py [--json] [--steps 20000]
+    python benchmarks/hold_codes.py [--json] [--steps 20000]
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Partial reprogramming by the exact dynamic programme: from placed tables to held words.
+"""hold-codes: partial reprogramming by the exact dynamic programme.
 
 A stored number of up to 8 bits is one state of the programme; of a wider one the upper digits are kept exact
 and the lower 8 bits (a window of codes) are.  The two numbers of a differential pair are held separately.
@@ -8,22 +8,73 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from ir.arrays import Array
 from ir.module import Layer, Module
-from ir.stages import Placed
-from passes.base import Context
+from ir.stages import Placed, Programmed
+from passes.base import Context, Outcome, Pass, check
 from passes.counting import load_runs
 from passes.inputs import Grade
-from passes.penalty import FORBIDDEN, Detail, grades, state_values
+from passes.limits import programmed, within_limits
+from passes.penalty import FORBIDDEN, Detail, check_grades, grades, state_values
 from passes.solvers.viterbi import LANES, MAX_BITS, PACKED, hold_blocks
 
 WINDOW = 256
 WRAP = 32
 RUNS = 64
 """Tasks for the threads, times the blocks of lanes; at most one per crossbar."""
+
+
+@dataclass(frozen=True)
+class HoldCodes(Pass):
+    """Keeps stale codes in the cells where an error costs less than the writes it saves.
+
+    Per row of each crossbar the held codes v_t of least  writes + lambda * sum s_t (v_t - w_t)**2  over the whole
+    sequence of loads w_t: an exact dynamic programme.  How much the loss feels an error, s, is from ``grades``, else
+    from sensitivities, else 1.
+
+    Options:
+        lambda: writes that a squared error of one code unit is worth.
+        set-cost, reset-cost: what a SET and a RESET count as.
+        detail: how far the sensitivities tell weights apart.  ``layer``: s is a layer's mean; ``weight``: an own s
+            for every weight, from the means over the outputs and over the inputs.  A few samples tell layers apart
+            well and weights badly.
+        grades: s of each layer in the module's order, separated by colons (``1.5:0.2``), in the place of what
+            sensitivities say.
+    """
+
+    name: ClassVar[str] = "hold-codes"
+    requires = Placed
+    ensures = Programmed
+    back_to = Placed
+
+    lambda_: float = 0.1
+    set_cost: float = 1.0
+    reset_cost: float = 1.0
+    detail: Detail = "layer"
+    grades: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(self.lambda_ > 0, f"hold-codes: lambda = {self.lambda_} must be positive")
+        for key, cost in (("set-cost", self.set_cost), ("reset-cost", self.reset_cost)):
+            check(0 < cost <= 1e6, f"hold-codes: {key} = {cost} is outside 0..1e6")
+        self.only_if(not self.grades, "without grades, which are one for each layer", "detail")
+        check_grades(self)
+
+    def weighs(self) -> bool:
+        """Where no grades are given."""
+        return not self.grades
+
+    def run(self, module: Module, context: Context) -> Outcome:
+        """Programs every layer."""
+        bodies = [layer.at(Placed) for layer in module.layers]
+        graded = grades(module, context, self.detail, self.grades)
+        stored, forced = hold(module, graded, self.lambda_, self.set_cost, self.reset_cost, context)
+        stored = [within_limits(body, words) for body, words in zip(bodies, stored, strict=True)]
+        return Outcome(programmed(module, bodies, stored), {"survivor_windows_cut_short": forced})
 
 
 @dataclass(frozen=True)
@@ -60,18 +111,17 @@ def numbers_of(body: Placed) -> Numbers:
 
 def hold(
     module: Module,
+    graded: dict[str, Grade],
     lambda_: float,
     set_cost: float,
     reset_cost: float,
     context: Context,
-    detail: Detail = "layer",
 ) -> tuple[list[Array], int]:
     """Held words of every layer, ``[sections, rows, G]``, and how many survivor windows were cut short.
 
     Layers of different cell formats do not carry over into each other; their runs are held separately.
     """
     pairs = [(layer, layer.at(Placed)) for layer in module.layers]
-    graded = grades(module, context, detail)
     held: list[Array] = [np.zeros(0)] * len(pairs)
     forced = 0
     formats: dict[tuple[object, ...], list[int]] = {}
@@ -164,5 +214,5 @@ def _run(
     with ThreadPoolExecutor(max(1, context.threads)) as pool:
         for done, cut in enumerate(pool.map(one, tasks)):
             forced += cut
-            context.progress("reprogram", done + 1, len(tasks))
+            context.progress("hold-codes", done + 1, len(tasks))
     return forced

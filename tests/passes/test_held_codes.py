@@ -1,4 +1,4 @@
-"""reprogram: which cells may be stale, and what that costs."""
+"""stick-bits and hold-codes: which cells may be stale, and what that costs."""
 
 from typing import Any
 
@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 from ir import Placed, Programmed, XbcError, check_module
 from passes.base import Context
 from passes.counting import count_module
-from passes.inputs import Grade
-from passes.reprogram import Reprogram
+from passes.hold_codes import HoldCodes
+from passes.inputs import Sensitivities
+from passes.manager import finish
+from passes.penalty import grades_of, layer_grades
+from passes.pipeline import parse_pipeline
+from passes.stick_bits import StickBits
 from tests.passes.small import codes_body, compiled, module, random_codes, target
 
 PLACE = "encode-signs,slice-bits,form-sections,sort-sections,deal-sections"
@@ -34,8 +38,14 @@ def placed(
     return compiled(PLACE, module(bodies, target(**{"columns": 48, **chip}), dtype=dtype))
 
 
-def programmed(given_module: Any, context: Any = None, **options: Any) -> Any:
-    done = Reprogram(**options).run(given_module, context or Context()).module
+def stuck(given_module: Any, context: Any = None, **options: Any) -> Any:
+    done = StickBits(**options).run(given_module, context or Context()).module
+    check_module(done)
+    return done
+
+
+def held(given_module: Any, context: Any = None, **options: Any) -> Any:
+    done = HoldCodes(**options).run(given_module, context or Context()).module
     check_module(done)
     return done
 
@@ -53,12 +63,12 @@ def same(a: Any, b: Any) -> Any:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_none_and_full_fraction_and_no_columns_are_exact(encoding: Any) -> None:
+def test_full_fraction_and_no_columns_are_exact(encoding: Any) -> None:
     given_module = placed(encoding=encoding)
     for options in (
-        {}, {"mode": "random", "fraction": 1.0}, {"mode": "random", "columns": 0, "fraction": 0.0},
+        {"fraction": 1.0}, {"columns": 0, "fraction": 0.0},
     ):  # fmt: skip
-        done = programmed(given_module, **options)
+        done = stuck(given_module, **options)
         assert same(stored(done), wanted(done))
         for layer in done.layers:
             np.testing.assert_array_equal(layer.at(Programmed).effective_codes(), layer.body.codes)
@@ -113,7 +123,7 @@ def test_random_keeps_only_stale_low_cells_in_every_later_inference(
         crossbars=crossbars,
         bits_per_cell=bits_per_cell,
     )
-    done = programmed(given_module, Context(seed=seed), mode="random", columns=columns, fraction=fraction)
+    done = stuck(given_module, Context(seed=seed), columns=columns, fraction=fraction)
     _, second, third = chip_held(done, columns)
     assert second == third
     for low, before, want, hold in second:
@@ -126,11 +136,11 @@ def test_random_keeps_only_stale_low_cells_in_every_later_inference(
 
 def test_random_follows_its_seed_and_fraction() -> None:
     given_module = placed(1, shapes=((40, 60),), bits=8)
-    runs = [programmed(given_module, Context(seed=s), mode="random") for s in (1, 1, 2)]
+    runs = [stuck(given_module, Context(seed=s)) for s in (1, 1, 2)]
     assert same(stored(runs[0]), stored(runs[1]))
     assert not same(stored(runs[0]), stored(runs[2]))
     for fraction in (0.2, 0.5, 0.8):
-        done = programmed(given_module, mode="random", fraction=fraction)
+        done = stuck(given_module, fraction=fraction)
         _, second, _ = chip_held(done, 3)
         due = [hold == want for low, before, want, hold in second if low and before != want]
         assert np.mean(due) == pytest.approx(fraction, abs=0.03)
@@ -138,10 +148,10 @@ def test_random_follows_its_seed_and_fraction() -> None:
 
 def test_random_saves_writes_in_proportion() -> None:
     given_module = placed(2, shapes=((40, 60),), bits=8)
-    writes = [count_module(programmed(given_module, mode="random", fraction=f)).steady.total
+    writes = [count_module(stuck(given_module, fraction=f)).steady.total
               for f in (0.0, 0.5, 1.0)]  # fmt: skip
     assert writes[0] < writes[1] < writes[2]
-    assert count_module(programmed(given_module)).steady.total == writes[2]
+    assert count_module(finish(given_module)).steady.total == writes[2]
 
 
 def objective(done: Any, lambda_: Any, grade: Any = None) -> Any:
@@ -179,17 +189,17 @@ def test_optimal_beats_exact_and_random_at_its_objective(
         crossbars=crossbars,
         bits_per_cell=bits_per_cell,
     )
-    best = objective(programmed(given_module, mode="optimal", lambda_=lambda_), lambda_)
-    assert best <= objective(programmed(given_module), lambda_)
+    best = objective(held(given_module, lambda_=lambda_), lambda_)
+    assert best <= objective(finish(given_module), lambda_)
     for columns in (1, 2):
         for fraction in (0.0, 0.5):
-            stale = programmed(given_module, mode="random", columns=columns, fraction=fraction)
+            stale = stuck(given_module, columns=columns, fraction=fraction)
             assert best <= objective(stale, lambda_)
 
 
 def test_optimal_wide_numbers_keep_their_upper_digits() -> None:
     given_module = placed(3, shapes=((8, 16),), bits=11)
-    done = programmed(given_module, mode="optimal", lambda_=1e-4)
+    done = held(given_module, lambda_=1e-4)
     body = done.layers[0].at(Programmed)
     np.testing.assert_array_equal(body.stored >> 8, body.wanted_words() >> 8)
     assert not same(stored(done), wanted(done))
@@ -197,14 +207,14 @@ def test_optimal_wide_numbers_keep_their_upper_digits() -> None:
 
 def test_optimal_goes_from_exact_to_nothing_written() -> None:
     given_module = placed(4)
-    assert same(stored(programmed(given_module, mode="optimal", lambda_=1e6)), wanted(given_module))
-    assert count_module(programmed(given_module, mode="optimal", lambda_=1e-9)).steady.total == 0
+    assert same(stored(held(given_module, lambda_=1e6)), wanted(given_module))
+    assert count_module(held(given_module, lambda_=1e-9)).steady.total == 0
 
 
 def test_optimal_spares_the_dearer_direction() -> None:
     given_module = placed(5, shapes=((30, 32),), bits=6)
-    even = count_module(programmed(given_module, mode="optimal", lambda_=0.01)).steady
-    skewed = Reprogram(mode="optimal", lambda_=0.01, set_cost=4.0, reset_cost=1.0)
+    even = count_module(held(given_module, lambda_=0.01)).steady
+    skewed = HoldCodes(lambda_=0.01, set_cost=4.0, reset_cost=1.0)
     dear = count_module(skewed.run(given_module, Context()).module).steady
     assert 4 * dear.set + dear.reset < 4 * even.set + even.reset
 
@@ -213,11 +223,13 @@ def test_optimal_follows_the_grades() -> None:
     given_module = placed(6, shapes=((12, 16),), bits=6)
     rng = np.random.default_rng(0)
     outputs = np.where(np.arange(12) < 6, 100.0, 0.01).astype(np.float32)
-    graded = {"l0": Grade(outputs, rng.uniform(0.9, 1.1, 16).astype(np.float32))}
-    outcome = Reprogram(mode="optimal", lambda_=0.1).run(given_module, Context(grades=graded))
+    known = {"l0": np.outer(outputs, rng.uniform(0.9, 1.1, 16)).astype(np.float32)}
+    graded = grades_of(given_module, known, "weight")
+    step, context = HoldCodes(5.0, detail="weight"), Context(sensitivities=Sensitivities(known))
+    outcome = step.run(given_module, context)
     done = outcome.module
-    plain = programmed(given_module, mode="optimal", lambda_=0.1)
-    assert objective(done, 0.1, graded) < objective(plain, 0.1, graded)
+    plain = held(given_module, lambda_=5.0)
+    assert objective(done, 5.0, graded) < objective(plain, 5.0, graded)
     body = done.layers[0].at(Programmed)
     error = np.abs(body.effective_codes() - body.codes).sum(1)
     assert error[:6].sum() == 0
@@ -230,7 +242,7 @@ def test_what_stays_in_zero_rows_cancels() -> None:
     rng = np.random.default_rng(3)
     codes = np.where(rng.random((64, 64)) < 0.7, 0, rng.integers(-15, 16, (64, 64)))
     given_module = compiled(PLACE, module([codes_body(codes, 4)], target(columns=4)))
-    held = programmed(given_module, columns=3, fraction=0.1, mode="random").layers[0].at(Programmed)
+    held = stuck(given_module, columns=3, fraction=0.1).layers[0].at(Programmed)
     left = held.effective_codes()[codes == 0]
     stale = np.abs(left).sum()
     assert stale > 100
@@ -239,10 +251,8 @@ def test_what_stays_in_zero_rows_cancels() -> None:
 
 @pytest.mark.parametrize("encoding", ["driver", "offset", "twos-complement", "differential"])
 @pytest.mark.parametrize("dtype", ["int8", "float32"])
-@pytest.mark.parametrize(
-    "options", [{"mode": "random", "fraction": 0.3}, {"mode": "optimal", "lambda_": 0.03}]
-)
-def test_codes_stay_within_the_limits_of_the_host(encoding: Any, dtype: Any, options: Any) -> None:
+@pytest.mark.parametrize(("make", "options"), [(stuck, {"fraction": 0.3}), (held, {"lambda_": 0.03})])
+def test_codes_stay_within_the_limits_of_the_host(encoding: Any, dtype: Any, make: Any, options: Any) -> None:
     rng = np.random.default_rng(7)
     codes = rng.integers(-15, 13, (24, 16))
 
@@ -250,7 +260,7 @@ def test_codes_stay_within_the_limits_of_the_host(encoding: Any, dtype: Any, opt
         body = codes_body(codes, 5, limits=limits)
         plain = "encode-signs{encoding=" + encoding + "},slice-bits,form-sections,deal-sections"
         placed_module = compiled(plain, module([body], target(columns=16), dtype=dtype))
-        return programmed(placed_module, **options).layers[0].at(Programmed).effective_codes()
+        return make(placed_module, **options).layers[0].at(Programmed).effective_codes()
 
     narrow, wide = effective([[-15, 12]]), effective([[-16, 31]])
     assert narrow.min() >= -15
@@ -267,22 +277,44 @@ def test_optimal_holds_no_number_beyond_the_bits(encoding: Any, bits: int, bits_
     given_module = compiled(
         f"quantize{{bits={bits}}},{PLACE}", module([rng.standard_normal((24, 24)).astype(np.float32)], chip)
     )
-    done = programmed(given_module, mode="optimal", lambda_=0.02)
+    done = held(given_module, lambda_=0.02)
     assert count_module(done).steady.total < count_module(given_module).steady.total
 
 
 def test_threads_change_nothing() -> None:
     given_module = placed(8, shapes=((20, 30), (9, 12)), crossbars=3)
-    one = programmed(given_module, Context(threads=1), mode="optimal", lambda_=0.05)
-    assert one == programmed(given_module, Context(threads=2), mode="optimal", lambda_=0.05)
+    one = held(given_module, Context(threads=1), lambda_=0.05)
+    assert one == held(given_module, Context(threads=2), lambda_=0.05)
 
 
 def test_refusals() -> None:
     with pytest.raises(XbcError, match=r"columns = 9, but layer 'l0' stores a number in 5 columns"):
-        Reprogram(mode="random", columns=9).run(placed(), Context())
-    for options, message in (
-        ({"lambda_": 0.0}, "lambda = 0.0 must be positive"), ({"set_cost": 0.0}, "set-cost = 0.0 is outside"),
-        ({"reset_cost": 2e6}, "reset-cost"), ({"columns": -1}, "columns = -1"), ({"fraction": 1.5}, "fraction = 1.5"),
-    ):  # fmt: skip
+        StickBits(columns=9).run(placed(), Context())
+    cases: list[tuple[Any, dict[str, Any], str]] = [
+        (HoldCodes, {"lambda_": 0.0}, "lambda = 0.0 must be positive"),
+        (HoldCodes, {"set_cost": 0.0}, "set-cost = 0.0 is outside"),
+        (HoldCodes, {"reset_cost": 2e6}, "reset-cost"),
+        (HoldCodes, {"grades": (1.0, 0.0)}, "grades hold 0.0, each must be a positive number"),
+        (StickBits, {"columns": -1}, "columns = -1"),
+        (StickBits, {"fraction": 1.5}, "fraction = 1.5"),
+    ]
+    for kind, options, message in cases:
         with pytest.raises(XbcError, match=message):
-            Reprogram(**options)
+            kind(**options)
+    with pytest.raises(XbcError, match="3 grades are given, the module has 2 layers"):
+        HoldCodes(grades=(1.0, 2.0, 3.0)).run(placed(), Context())
+    with pytest.raises(XbcError, match="detail=weight has no effect without sensitivities"):
+        HoldCodes(detail="weight").run(placed(), Context())
+
+
+def test_grades_in_the_text_are_what_sensitivities_say() -> None:
+    given_module = placed(11, shapes=((20, 30), (9, 12)))
+    rng = np.random.default_rng(3)
+    known = {"l0": rng.random((20, 30), np.float32), "l1": 9 * rng.random((9, 12), np.float32)}
+    context = Context(sensitivities=Sensitivities(known))
+    grades = layer_grades(given_module, context)
+    assert grades[0] < 1 < grades[1]
+    (again,) = parse_pipeline(str(HoldCodes(0.05, grades=grades)))
+    assert again == HoldCodes(0.05, grades=grades)
+    assert again.run(given_module, Context()).module == held(given_module, context, lambda_=0.05)
+    assert again.run(given_module, Context()).module != held(given_module, lambda_=0.05)

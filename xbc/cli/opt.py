@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from xbc.backend.outputs import check_file
 from xbc.cli import console
 from xbc.cli.options import json_option, pipeline_options, quiet_option, seed_option, threads_option
+from xbc.system.outputs import check_file
 
 
 @click.command("opt")

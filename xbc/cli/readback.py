@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import click
 
-from xbc.backend.outputs import check_file
 from xbc.cli import console
 from xbc.cli.options import json_option, limit_option, program_argument, quiet_option, threads_option
+from xbc.system.outputs import check_file
 
 _SHOWN = 20
 

@@ -7,9 +7,9 @@ from typing import Literal
 
 import click
 
-from xbc.backend.outputs import check_file
 from xbc.cli import console
 from xbc.cli.options import json_option, quiet_option
+from xbc.system.outputs import check_file
 
 
 @click.command("report")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xbc.backend.outputs import check_file
 from xbc.cli import console
 from xbc.cli.options import json_option, limit_option, quiet_option, seed_option, threads_option
+from xbc.system.outputs import check_file
 
 if TYPE_CHECKING:
     from xbc.sensitivity import Loss

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from xbc.backend.outputs import check_file
 from xbc.cli import console
 from xbc.cli.fidelity import Fidelity, fidelity_options, refuse_unused
 from xbc.cli.options import (
@@ -22,6 +21,7 @@ from xbc.cli.options import (
     seed_option,
     threads_option,
 )
+from xbc.system.outputs import check_file
 
 
 @click.command("simulate")

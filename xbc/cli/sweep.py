@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ir.errors import XbcError
-from xbc.backend.outputs import check_file
 from xbc.cli import console
 from xbc.cli.fidelity import simulation_options
 from xbc.cli.options import (
@@ -25,6 +24,7 @@ from xbc.cli.options import (
     threads_option,
 )
 from xbc.system.files import whole_file
+from xbc.system.outputs import check_file
 
 if TYPE_CHECKING:
     from xbc.simulate.sweep import Point

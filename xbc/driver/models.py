@@ -13,7 +13,6 @@ import onnx
 from ir.arrays import Array
 from ir.errors import XbcError
 from ir.progress import Progress, silent
-from xbc.backend.outputs import check_file
 from xbc.frontend import import_model
 from xbc.frontend.given import GivenModel, file_of, from_memory
 from xbc.rescale.proof import check_same_function
@@ -25,6 +24,7 @@ from xbc.sensitivity.diagonal import Method, data_port
 from xbc.simulate.data import Samples, load_data
 from xbc.simulate.replayed import cut_set
 from xbc.system.files import whole_file
+from xbc.system.outputs import check_file
 from xbc.targets import DEFAULT_TARGET, load_target
 
 

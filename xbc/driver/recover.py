@@ -14,7 +14,6 @@ from ir.arrays import Array
 from ir.errors import XbcError
 from ir.progress import Progress, silent
 from xbc.backend import Program
-from xbc.backend.outputs import check_file
 from xbc.chip import effective_codes
 from xbc.recovery.journal import read_journal
 from xbc.recovery.readback import (
@@ -33,6 +32,7 @@ from xbc.simulate.ideal import compiled_model, evaluate
 from xbc.simulate.programs import ProgramLike, opened
 from xbc.simulate.replayed import read_set
 from xbc.system.files import whole_file
+from xbc.system.outputs import check_file
 from xbc.targets.text import target_toml
 
 Inference = Literal["first", "steady"]

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from ir.errors import XbcError
 from ir.progress import Progress, silent
-from xbc.backend.outputs import check_file
 from xbc.report import plots as drawn
 from xbc.report.facts import Facts, gather, load_evaluation
 from xbc.report.page import comparison_page, report_page, summary
 from xbc.system.files import whole_file
+from xbc.system.outputs import check_file
 
 
 def report_programs(

@@ -9,7 +9,7 @@ import pytest
 
 from ir import XbcError
 from tests.xbc.cli.conftest import Runner
-from xbc.backend.outputs import KINDS, check_file
+from xbc.system.outputs import KINDS, check_file
 
 
 @pytest.mark.parametrize("kind", KINDS)

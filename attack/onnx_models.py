@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from harness import Tally, campaign, exit_code, xbc
 from onnx import TensorProto, helper, numpy_helper
 
-MEMORY_MB = 2560
+MEMORY_MB = 3584
 F = np.float32
 node = helper.make_node
 NUMBERS: list[int] = [

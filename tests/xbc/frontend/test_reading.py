@@ -174,7 +174,7 @@ def test_a_model_without_layers_is_told_why(proto: onnx.ModelProto, reason: str,
     assert why_no_layers(imported.host, imported.module.unmapped) == reason
 
 
-SLOW = {"nodes_100000", "nodes_100000_of_one_name", "nodes_300000", "edges_2250000"}
+SLOW = {"constant_1GB", "nodes_100000", "nodes_100000_of_one_name", "nodes_300000", "edges_2250000"}
 READ = {
     "block_1e9": 1, "block_2e62": 1, "nested_20": 1, "name_of_100000": 1, "markup_name": 0, "conv_strides_0": 1,
 }  # fmt: skip

@@ -14,7 +14,7 @@ from ir.arrays import Array
 from ir.cells import CellFormat
 from ir.errors import XbcError
 from ir.module import Layer, Module
-from ir.stages import UNUSED, Placed, Programmed
+from ir.stages import UNUSED, Placed, Programmed, Sliced
 from passes.base import Context, Outcome, Pass, check
 from passes.counting import load_runs
 from passes.inputs import Moments
@@ -99,11 +99,11 @@ def values_of(body: Placed) -> Array:
     return np.where((values < low.max()) | (values > high.min()), np.float32(FORBIDDEN), values)
 
 
-def supported(layer: Layer, body: Placed) -> str | None:
+def supported(body: Sliced) -> str | None:
     """Why the programme cannot decide a layer, or None."""
     if body.cells.word_bits > MAX_BITS:
         return f"its words have {body.cells.word_bits} bits, at most {MAX_BITS} are decided together"
-    if body.encoding in ("driver", "split") or body.row_outputs is not None:
+    if body.encoding in ("driver", "split") or getattr(body, "row_outputs", None) is not None:
         return "its signs or outputs belong to rows and sections, not to weights"
     return None
 
@@ -125,7 +125,7 @@ class _Layer:
         movable: bool,
     ) -> None:
         """``grade``: mean second derivative by a code, over the network's; ``movable``: rows may be permuted."""
-        reason = supported(layer, body)
+        reason = supported(body)
         if reason is not None:
             raise XbcError(f"trellis: layer {layer.name!r}: {reason}")
         self.name, self.body, self.options = layer.name, body, options

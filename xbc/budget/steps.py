@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from ir.module import Module
 from ir.stages import Placed
 from passes.base import Context
+from passes.choose_digits import ChooseDigits
 from passes.hold_codes import HoldCodes
 from passes.hold_pairs import HoldPairs
 from passes.manager import Options, PassRecord, run_pipeline
 from passes.match_rows import MatchPairs, MatchRows
 from passes.matchers import far_layer
 from passes.pairs import free_pairs
-from passes.pipeline import AS_IT_IS, Pipeline, Shape, level_pipeline
+from passes.pipeline import AS_IT_IS, Pipeline, Shape, level_pipeline, parse_pipeline
+from passes.trellis import Trellis
+
+WIDE = "quantize,encode-signs,slice-bits,form-sections,order-sections{method=rank},deal-sections{method=contiguous}"
+"""How -O3 begins where second moments are known (see ``tune.add_moments``); choose-digits and trellis end it."""
 
 MATCH_OVER_HOLD = 5.0
 """Usual penalty of matching over that of holding: the assignment takes what a row pays at once for granted, the
@@ -29,21 +34,32 @@ class Prepared:
     records: list[PassRecord]
 
 
-def placing_steps(shape: Shape) -> Pipeline:
-    """The passes of -O3 up to placed sections."""
+def is_wide(context: Context) -> bool:
+    """Whether -O3 decides words by trellis."""
+    return context.moments is not None
+
+
+def placing_steps(shape: Shape, wide: bool = False) -> Pipeline:
+    """The passes of -O3 up to placed sections (``wide``: see ``WIDE``)."""
+    if wide:
+        return shape.of(parse_pipeline(WIDE))
     return shape.of(level_pipeline(2)).until("match-rows")
 
 
 def prepare(module: Module, context: Context, options: Options, shape: Shape = AS_IT_IS) -> Prepared:
     """The part of -O3 that does not depend on the penalty."""
-    steps = placing_steps(shape)
+    steps = placing_steps(shape, is_wide(context))
     run = run_pipeline(module, steps, context, options)
     return Prepared(run.module, steps, run.records)
 
 
-def hold_steps(placed: Module, lambda_: float, ratio: float, grades: tuple[float, ...]) -> Pipeline:
+def hold_steps(
+    placed: Module, lambda_: float, ratio: float, grades: tuple[float, ...], wide: bool = False
+) -> Pipeline:
     """Rows matched at ``ratio`` times the penalty ``lambda_``, and codes held at it."""
     lambda_, match = six_digits(lambda_), six_digits(ratio * lambda_)
+    if wide:
+        return Pipeline([ChooseDigits(lambda_), Trellis(lambda_)])
     if free_pairs(placed):
         return Pipeline([MatchPairs(lambda_, grades), HoldPairs(lambda_, grades)])
     pairs = [(layer, layer.at(Placed)) for layer in placed.layers]
@@ -51,8 +67,10 @@ def hold_steps(placed: Module, lambda_: float, ratio: float, grades: tuple[float
     return Pipeline([rows, HoldCodes(lambda_, grades=grades)])
 
 
-def lossless_steps(placed: Module) -> Pipeline:
+def lossless_steps(placed: Module, wide: bool = False) -> Pipeline:
     """The same of -O2."""
+    if wide:
+        return level_pipeline(2).after("deal-sections")
     return level_pipeline(2, free_pairs(placed)).after("deal-sections")
 
 
@@ -66,5 +84,5 @@ def hold_codes(
 ) -> tuple[Module, list[PassRecord]]:
     """Rows matched and codes held at one penalty."""
     quiet = Options(verify_each=False, count_each=False)
-    run = run_pipeline(placed, hold_steps(placed, lambda_, ratio, grades), context, quiet)
+    run = run_pipeline(placed, hold_steps(placed, lambda_, ratio, grades, is_wide(context)), context, quiet)
     return run.module, run.records

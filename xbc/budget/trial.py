@@ -28,8 +28,10 @@ from xbc.budget.forecast import (
     shares_rows,
 )
 from xbc.budget.judge import Judge, effective_codes, severity_of
-from xbc.budget.steps import MATCH_OVER_HOLD, hold_codes
+from xbc.budget.steps import MATCH_OVER_HOLD, hold_codes, is_wide
 
+FIRST_WIDE = 1.0
+"""Penalty the search begins with where trellis decides words: derivatives do not foretell spread errors."""
 FIRST = 0.1
 """Penalty the search begins with where there are no sensitivities."""
 ATTEMPTS, MOST_ATTEMPTS = 5, 9
@@ -118,6 +120,8 @@ class Trial:
 
         Seen on a sample of the crossbars, which also decides ``ratio``; on one crossbar on whole programs.
         """
+        if is_wide(self.context):
+            return FIRST_WIDE
         if self.context.sensitivities is None:
             return FIRST
         wanted = LOSS_PER_DROP * self.limit
@@ -162,7 +166,9 @@ class Trial:
         self.curve.append(
             Point(
                 lambda_=lambda_,
-                match_lambda=lambda_ if free_pairs(self.placed) else self.ratio * lambda_,
+                match_lambda=lambda_
+                if is_wide(self.context) or free_pairs(self.placed)
+                else self.ratio * lambda_,
                 writes=writes,
                 reduction=self.natural / writes if writes else None,
                 rms_error=float(np.sqrt(sum(errors.values()) / max(1, module.weights))),

@@ -13,6 +13,7 @@ from typing import Any
 
 from ir.errors import XbcError
 from ir.module import Module
+from ir.stages import Sliced
 from passes.base import Context
 from passes.counting import count_module
 from passes.manager import Options, PassRecord, finish, run_pipeline
@@ -20,12 +21,14 @@ from passes.pipeline import AS_IT_IS, Pipeline, Shape
 from xbc.budget.judge import Judge
 from xbc.budget.meter import Meter
 from xbc.budget.quantisers import Candidate, finalists, may_choose, rank
-from xbc.budget.steps import Prepared, hold_steps, lossless_steps, prepare
+from xbc.budget.steps import Prepared, hold_steps, is_wide, lossless_steps, placing_steps, prepare
 from xbc.budget.trial import LOSS_PER_DROP, Point, Trial, search
 from xbc.frontend import Imported
 from xbc.simulate.data import DataSet
 
 SENSITIVITY_SAMPLES = 12
+MOMENT_SAMPLES = 64
+MOMENT_RUNS = "second moments"
 SENSITIVITY_RUNS = "sensitivities"
 """What a ``Meter`` calls the making of second derivatives."""
 
@@ -57,7 +60,7 @@ def tune(placed: Module, judge: Judge, max_drop: float, context: Context) -> Tun
         )
         return lossless(placed, context, trial.curve, [note])
     module, records, lambda_ = trial.best
-    steps = hold_steps(placed, lambda_, trial.ratio, trial.grades)
+    steps = hold_steps(placed, lambda_, trial.ratio, trial.grades, is_wide(context))
     return Tuned(module, steps, trial.total(records), trial.curve, [])
 
 
@@ -77,7 +80,7 @@ def tune_best(
     """``tune``, with ``choose`` by the way to quantise that leaves the fewest writes, else as ``shape`` says."""
     ranked: list[Candidate] = []
     tried = [shape.quantize]
-    if choose and may_choose(module, context):
+    if choose and not is_wide(context) and may_choose(module, context):
         ranked = rank(module, LOSS_PER_DROP * max_drop / 100, context, shape)
         tried = [candidate.options for candidate in finalists(ranked)]
     best: Chosen | None = None
@@ -98,7 +101,7 @@ def tune_best(
 
 def lossless(placed: Module, context: Context, curve: list[Point], notes: list[str]) -> Tuned:
     """-O2 when the budget allows nothing."""
-    steps = lossless_steps(placed)
+    steps = lossless_steps(placed, is_wide(context))
     run = run_pipeline(placed, steps, context)
     return Tuned(finish(run.module), steps, run.records, curve, notes)
 
@@ -120,3 +123,33 @@ def add_sensitivities(
             notes.append(f"all weights count alike, there are no sensitivities: {error}")
             return context
     return dataclasses.replace(context, sensitivities=found)
+
+
+def add_moments(
+    imported: Imported, data: DataSet, context: Context, notes: list[str], meter: Meter, shape: Shape
+) -> Context:
+    """The context with second moments of all layers' inputs, where -O3 is to decide words by trellis: outputs share
+    rows that hold runs of inputs, the adders take digits, and words are short enough."""
+    from passes.trellis import supported
+    from xbc.simulate.moments import input_moments
+
+    target = imported.module.target
+    if (
+        target.adders == "fixed"
+        or target.outputs_per_section == 1
+        or target.routing == "gather"
+        or shape.spare
+    ):
+        return context
+    sliced = run_pipeline(imported.module, placing_steps(shape).until("form-sections"), context).module
+    reason = next(filter(None, (supported(layer.at(Sliced)) for layer in sliced.layers)), None)
+    if reason is not None:
+        notes.append(f"column weights stay those of the encoding: of one layer, {reason}")
+        return context
+    inputs = {name: array[:MOMENT_SAMPLES] if array.ndim else array for name, array in data.inputs.items()}
+    with meter.measure(MOMENT_RUNS):
+        found = input_moments(
+            imported.host, sliced, inputs, threads=context.threads, progress=context.progress
+        )
+    notes += found.notes
+    return dataclasses.replace(context, moments=found.moments)

@@ -323,7 +323,7 @@ def hold_within(
     """-O3: the run, its pipeline, and what it lost (the ``loss`` object of the summary)."""
     from xbc.budget.judge import Judge, check_samples, split
     from xbc.budget.steps import prepare
-    from xbc.budget.tune import add_sensitivities, tune_best
+    from xbc.budget.tune import add_moments, add_sensitivities, tune_best
     from xbc.budget.without_data import bound_error
     from xbc.simulate.data import load_data
     from xbc.simulate.host import HostSession
@@ -348,6 +348,7 @@ def hold_within(
             report = load_data(budget.report_data, ports)
         limit = 1.0 if budget.max_drop is None else budget.max_drop
         context = add_sensitivities(imported, calibration, context, notes, meter)
+        context = add_moments(imported, calibration, context, notes, meter, shape)
         judge = Judge(source, imported, calibration, context, meter)
         chosen = tune_best(imported.module, judge, limit, context, options, shape, quantize is None)
         tuned, prepared = chosen.tuned, chosen.prepared

@@ -24,13 +24,18 @@ from xbc.system.outputs import check_file
     metavar="NEW.xir",
     help="File to write (and NEW.arrays/).",
 )
+@click.option(
+    "--sensitivities",
+    type=click.Path(path_type=Path),
+    help="File of 'xbc sensitivity' for the passes that weigh errors.",
+)
 @seed_option
 @threads_option
 @pipeline_options
 @json_option
 @quiet_option
 def command(
-    program: Path, pipeline: str | None, output: Path | None, seed: int, threads: int,
+    program: Path, pipeline: str | None, output: Path | None, sensitivities: Path | None, seed: int, threads: int,
     print_before: str | None, print_after: str | None, time_passes: bool, verify_each: bool,
     as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
@@ -60,9 +65,14 @@ def command(
     if output is not None:
         check_file(output, "an IR", source)
     module = load_module(source)
+    known = None
+    if sensitivities is not None:
+        from xbc.sensitivity import load_sensitivities
+
+        known = load_sensitivities(sensitivities, module)
     with console.progress_bars(quiet or tracing.prints) as progress:
         run = run_pipeline(
-            module, passes, Context(seed=seed, threads=threads, progress=progress),
+            module, passes, Context(seed=seed, threads=threads, progress=progress, sensitivities=known),
             Options(verify_each=verify_each, before=tracing.before, after=tracing.after),
         )  # fmt: skip
         if not verify_each:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from passes.pipeline import AS_IT_IS, O3, Pipeline, Shape, level_pipeline, parse
 from passes.sort_sections import MOST_SPARE
 from xbc.backend.tables import FIRST_ONLY
 from xbc.budget.meter import Meter
+from xbc.driver.command import budget_words, target_words
 from xbc.frontend.given import GivenModel, file_of, from_memory
 
 if TYPE_CHECKING:
@@ -212,14 +212,11 @@ def compile_model(
     text = str(passes)
     chosen = ["--passes", text]
     if lossy:
-        chosen = budget_options(data, report_data, max_drop, max_error)
+        chosen = budget_words(data, report_data, max_drop, max_error)
         chosen += shape.words()
         chosen += ["--quantize", quantize] if quantize is not None else []
-    changed = [
-        f"--set={key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in (settings or {}).items()
-    ]
-    command = ["xbc", "compile", source.name, "--target", chip.name, *changed, *chosen, "--seed", str(seed)]
+    chip_words = target_words(target, settings, chip, directory)
+    command = ["xbc", "compile", source.name, *chip_words, *chosen, "--seed", str(seed)]
     if sensitivities is not None:
         command += ["--sensitivities", Path(sensitivities).name]
     facts = gather_facts(run.records) | ({} if loss is None else {"loss": loss})
@@ -299,21 +296,6 @@ def check_budget(
     for name, value in (("--max-drop", max_drop), ("--max-error", max_error)):
         if value is not None and not 0 < value < float("inf"):
             raise XbcError(f"{name} = {value} must be positive")
-
-
-def budget_options(
-    data: str | os.PathLike[str] | None,
-    report_data: str | os.PathLike[str] | None,
-    max_drop: float | None,
-    max_error: float | None,
-) -> list[str]:
-    """Command-line words that ask for the same -O3 (files by name only)."""
-    words = ["-O3"]
-    for name, file in (("--data", data), ("--report-data", report_data)):
-        words += [] if file is None else [name, Path(file).name]
-    for name, value in (("--max-drop", max_drop), ("--max-error", max_error)):
-        words += [] if value is None else [name, str(value)]
-    return words
 
 
 def hold_within(

@@ -54,7 +54,7 @@ def target_text(name: str) -> str:
 def load_target(
     name_or_path: str | os.PathLike[str] | Target, settings: Mapping[str, Any] | None = None
 ) -> Target:
-    """The chip of that name, or described in that TOML file, with ``settings`` (dotted keys) replaced.
+    """The chip of that name, of that TOML file or of that compiled program, with ``settings`` (dotted keys) replaced.
 
     Raises: XbcError that names the target and the key for everything that is wrong with it, tables ``[extra.NAME]``
         included.
@@ -62,10 +62,19 @@ def load_target(
     if isinstance(name_or_path, Target):
         target = name_or_path
     elif (text := os.fspath(name_or_path)).endswith(".toml") or "/" in text or "\\" in text:
-        target = _from_file(Path(text))
+        target = _from_file(Path(text)) if not Path(text).is_dir() else _of_program(Path(text))
     else:
         target = _parsed(target_text(text), f"target {text!r}", text)
     return check_extras(target.override(settings) if settings else target)
+
+
+def _of_program(path: Path) -> Target:
+    from ir.storage import load_module
+
+    file = path / "program.xir"
+    if not file.is_file():
+        raise XbcError(f"target {path} is a folder, but no compiled program: it has no program.xir")
+    return load_module(file).target
 
 
 def check_extras(target: Target) -> Target:

@@ -183,6 +183,7 @@ def print_summary(facts: dict[str, Any]) -> None:
     rest = console.table("", "", "")
     rest.show_header = False
     rest.add_row("reduction (natural / emitted)", console.ratio(facts["reduction"]))
+    rest.add_row("writes above the information bound", console.ratio(facts["times_above_bound"]))
     rest.add_row("order of loads above the optimum", order_words(facts["order"]))
     rest.add_row(
         "SET, RESET per inference", f"{console.count(facts['set'])}, {console.count(facts['reset'])}"

@@ -14,6 +14,7 @@ from ir.stages import Placed, Programmed, Sectioned
 from ir.target import Target
 from passes.counting import count_module, natural_module
 from passes.manager import finish
+from xbc.schedule.bound import bound_facts
 from xbc.schedule.costs import module_costs, read_costs, write_costs
 from xbc.schedule.maps import layer_map_bits
 from xbc.schedule.timeline import by_step
@@ -55,6 +56,7 @@ def count_all(module: Module) -> dict[str, Any]:
         "wear": wear,
         "lifetime_inferences": module.target.endurance / wear["max"] if wear["max"] else None,
         "row_map_bytes": row_map_bytes(module),
+        **bound_facts(module, emitted.steady.total),
         "cost": {
             "natural": cost_facts(natural_cost, crossbars, weights, int(natural.wear.max(initial=0))),
             "emitted": cost_facts(emitted_cost, crossbars, weights, int(emitted.wear.max(initial=0))),

@@ -182,6 +182,9 @@ def _figures(facts: Facts) -> list[tuple[str, str, str, float | None]]:
             ("emitted", "as the program writes"),
         ):
             add(f"{kind} writes", writes[kind], note, f"{writes[kind]:,}")
+        above = counts.get("times_above_bound")
+        if above is not None:
+            add("above the bound", above, "writes over the information bound", f"{above:.3g}x")
         add("reduction", counts.get("reduction"), "natural / emitted", f"{counts.get('reduction') or 0:.3g}x")
     else:
         add("emitted writes", totals["steady"]["writes"], "per inference", f"{totals['steady']['writes']:,}")

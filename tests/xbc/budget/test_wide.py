@@ -1,4 +1,4 @@
-"""Level 3 where rows are shared and the adders take digits."""
+"""-O3 where rows are shared and the adders take digits."""
 
 from __future__ import annotations
 
@@ -13,39 +13,33 @@ from xbc.chip import effective_codes, verify_program
 from xbc.driver.compile import Compiled, compile_model
 
 MODELS = Path(__file__).parents[3] / "models"
-CNN = MODELS / "digits_cnn.onnx"
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compiled]:
+def held(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     folder = tmp_path_factory.mktemp("wide")
-    with np.load(MODELS / "digits_calib.npz") as data:
-        np.savez(folder / "few.npz", **{name: data[name][:60] for name in data})
-    return {
-        adders: compile_model(
-            CNN, folder / f"{adders}.xbc", target="isaac-128", settings={"adders": adders}, level=3,
-            data=folder / "few.npz", report_data=MODELS / "digits_eval.npz", max_drop=2.0,
-        )
-        for adders in ("fixed", "any")
-    }  # fmt: skip
+    for name, samples in (("calib", 40), ("eval", 60)):
+        with np.load(MODELS / f"digits_{name}.npz") as data:
+            np.savez(folder / f"{name}.npz", **{key: data[key][:samples] for key in data})
+    return compile_model(
+        MODELS / "digits_cnn.onnx", folder / "cnn.xbc", target="isaac-128", settings={"adders": "any"}, level=3,
+        data=folder / "calib.npz", report_data=folder / "eval.npz", max_drop=3.0,
+    )  # fmt: skip
 
 
-def test_digits_and_feedback_write_less_within_the_same_budget(pair: dict[str, Compiled]) -> None:
-    writes = {adders: done.summary["writes"]["emitted"] for adders, done in pair.items()}
-    natural = {done.summary["writes"]["natural"] for done in pair.values()}
-    assert len(natural) == 1
-    assert writes["any"] < 0.75 * writes["fixed"]
-    accepted = [point for point in pair["any"].summary["loss"]["curve"] if point["accepted"]]
-    assert writes["any"] == min(point["writes"] for point in accepted)
-    assert "choose-digits{lambda=" in pair["any"].summary["pipeline"]
+def test_the_budget_is_kept_and_writes_fall(held: Compiled) -> None:
+    writes = held.summary["writes"]
+    accepted = [point for point in held.summary["loss"]["curve"] if point["accepted"]]
+    assert writes["emitted"] == min(point["writes"] for point in accepted)
+    assert writes["emitted"] < writes["natural"] / 3
+    assert "choose-digits{lambda=" in held.summary["pipeline"]
 
 
-def test_the_program_computes_with_the_digits(pair: dict[str, Compiled]) -> None:
+def test_the_program_computes_with_the_digits(held: Compiled) -> None:
     """The virtual chip, which knows the column weights from the layers table alone, finds the compiler's codes."""
-    done = pair["any"]
-    assert verify_program(done.directory).ok
-    program = Program.open(done.directory)
-    replayed = effective_codes(program)
+    assert verify_program(held.directory).ok
+    program = Program.open(held.directory)
     assert any(row.encoding == "digits" for row in program.layers)
-    for layer in done.module.layers:
+    replayed = effective_codes(program)
+    for layer in held.module.layers:
         np.testing.assert_array_equal(replayed[layer.name], layer.at(Programmed).effective_codes())

@@ -34,8 +34,12 @@ FIRST_WIDE = 1.0
 """Penalty the search begins with where trellis decides words: derivatives do not foretell spread errors."""
 FIRST = 0.1
 """Penalty the search begins with where there are no sensitivities."""
-ATTEMPTS, MOST_ATTEMPTS = 5, 9
-"""Programs tried once one fits the budget, and at most."""
+ATTEMPTS, REFINED, COARSE = 5, 2, 5.0
+"""Programs tried, of them inside a bracket, after which a bracket of the factor ``COARSE`` will do."""
+FOLLOWED = 6
+"""Steps that follow the severity before they double."""
+LOWEST, HIGHEST = 1e-12, 1e12
+"""Penalties between which one is looked for."""
 CLOSE = 1.1
 """The search ends when a penalty inside the budget is within this factor of one outside."""
 NOTHING_LEFT = float("-inf")
@@ -180,7 +184,8 @@ class Trial:
                 accepted=accepted,
             )
         )
-        return NOTHING_LEFT if (accepted and not writes) or not any(errors.values()) else severity
+        exact = not any(errors.values())
+        return NOTHING_LEFT if (accepted and not writes) or (exact and not accepted) else severity
 
     def total(self, records: list[PassRecord]) -> list[PassRecord]:
         """The records of one program with the seconds that each pass took over all programs."""
@@ -195,16 +200,17 @@ def rounded(lambda_: float) -> float:
 def search(severity: Callable[[float], float], lambda_: float) -> None:
     """Tries penalties from ``lambda_`` on until one inside the budget (severity at most 1) is close to one outside.
 
-    Severity falls with the penalty, about in inverse proportion, and is noisy: steps follow it until the budget's
-    edge is bracketed, then the logarithm of the bracket is divided by it.
+    Severity falls with the penalty, about in inverse proportion, and is noisy: steps follow it, and after ``FOLLOWED``
+    of them double, until the budget's edge is bracketed from both sides; then the logarithm of the bracket is divided
+    by it.  Ends without a bracket only where the callable says that nothing is left, or at ``LOWEST`` or ``HIGHEST``.
     """
     inside: tuple[float, float] | None = None
     outside: tuple[float, float] | None = None
     at = float(np.log(lambda_))
-    for turn in range(MOST_ATTEMPTS):
-        if turn >= ATTEMPTS and inside is not None:
-            return
+    stride, turn, refined = 0.0, 0, 0
+    while True:
         share = severity(rounded(np.exp(at)))
+        turn += 1
         if share == NOTHING_LEFT:
             return
         found = float(np.log(max(share, 0.05)))
@@ -213,12 +219,21 @@ def search(severity: Callable[[float], float], lambda_: float) -> None:
         else:
             outside = (at, found) if outside is None or at > outside[0] else outside
         if inside is not None and outside is not None:
-            if inside[0] - outside[0] < np.log(CLOSE):
+            width = inside[0] - outside[0]
+            enough = turn >= ATTEMPTS and refined >= REFINED and width < np.log(COARSE)
+            if width < np.log(CLOSE) or enough:
                 return
+            refined += 1
             share = outside[1] / max(outside[1] - inside[1], 1e-6)
-            at = outside[0] + (inside[0] - outside[0]) * float(np.clip(share, 0.3, 0.7))
+            at = outside[0] + width * float(np.clip(share, 0.3, 0.7))
         else:
-            at += float(np.sign(found + 1e-12) * np.clip(abs(found), np.log(1.2), np.log(5.0)))
+            follow = float(np.clip(abs(found), np.log(1.2), np.log(5.0)))
+            stride = follow if turn <= FOLLOWED else max(follow, 2 * stride)
+            step = stride if found > TOLERANCE else -stride
+            aim = float(np.clip(at + step, np.log(LOWEST), np.log(HIGHEST)))
+            if aim == at:
+                return
+            at = aim
 
 
 def squared_errors(module: Module, codes: dict[str, Array]) -> dict[str, float]:

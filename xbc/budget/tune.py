@@ -54,9 +54,10 @@ def tune(placed: Module, judge: Judge, max_drop: float, context: Context) -> Tun
     search(trial, trial.first())
     trial.curve.sort(key=lambda p: p.lambda_)
     if trial.best is None:
+        low, high = trial.curve[0].lambda_, trial.curve[-1].lambda_
         note = (
-            f"no penalty kept the drop within {max_drop} points on the calibration samples: the program is "
-            f"lossless (trade-off curve in the manifest)"
+            f"none of {len(trial.curve)} programs, lambda {low:.3g} to {high:.3g}, has a drop within {max_drop} points "
+            f"on the calibration samples: the program is lossless"
         )
         return lossless(placed, context, trial.curve, [note])
     module, records, lambda_ = trial.best

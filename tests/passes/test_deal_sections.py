@@ -43,7 +43,10 @@ def test_each_section_once_and_layers_one_after_the_other(
 ) -> None:
     """With ``resident=free`` slowdown bounds a layer's steps; a plan may take more where the time allows it."""
     given_module = formed(seed, shapes, crossbars, routing=routing)
-    step = DealSections(method=method, slowdown=slowdown, resident=resident)
+    options: dict[str, Any] = {"resident": resident} if method == "assign" else {}
+    if options.get("resident") == "free":
+        options["slowdown"] = slowdown
+    step = DealSections(method=method, **options)
     done = step.run(given_module, Context(threads=2)).module
     check_module(done)
     last = -1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ir import UNUSED, Programmed, Sectioned, XbcError, check_module
 from passes.counting import count_module, natural_module
+from passes.manager import finish
 from passes.sections import cut_outputs, output_blocks
 from tests.passes.small import assert_each_weight_once, compiled, module, random_codes, target
 
@@ -265,7 +266,7 @@ def test_the_flattened_layer_is_cut_whole(given_module: Any, sort: Any) -> None:
 @given(given_module=gated_layers(), sort=st.sampled_from(FLAT_SORTS))
 def test_the_flattened_layer_computes_the_same(given_module: Any, sort: Any) -> None:
     text = f"{LAYER}{sort},order-sections,deal-sections,match-rows"
-    done = compiled(text, given_module)
+    done = finish(compiled(text, given_module))
     check_module(done)
     body = done.layers[0].at(Programmed)
     np.testing.assert_array_equal(body.effective_codes(), body.codes)

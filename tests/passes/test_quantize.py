@@ -121,7 +121,7 @@ def test_uniform_scale_is_that_of_the_largest_layer() -> None:
     [
         ({"bits": 1}, "bits = 1 is outside 2..16"),
         ({"bits": 17}, "bits = 17 is outside 2..16"),
-        ({"percentile": 50.0}, "percentile = 50.0 is outside"),
+        ({"range": "percentile", "percentile": 50.0}, "percentile = 50.0 is outside"),
         ({"scale": "uniform", "granularity": "channel"}, "excludes granularity=channel"),
     ],
 )

@@ -106,7 +106,7 @@ def test_any_number_of_crossbars(seed: int, crossbars: Any, routing: Any) -> Non
     ("options", "message"),
     [
         ({"time": 0.9}, r"time = 0\.9 must be at least 1"),
-        ({"resident": "cost", "slowdown": 2.0}, "set time instead"),
+        ({"resident": "cost", "slowdown": 2.0}, "resident=cost has time"),
     ],
 )
 def test_bad_options(options: Any, message: str) -> None:

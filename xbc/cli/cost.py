@@ -25,7 +25,7 @@ def cost_table(cost: dict[str, Any]) -> Any:
         )
 
     for key, unit in (("energy_pj", "pJ"), ("time_ns", "ns")):
-        add(f"[bold]{key.partition('_')[0]}, total[/]", unit, natural[key]["total"], emitted[key]["total"])
+        add(f"{key.partition('_')[0]}, total", unit, natural[key]["total"], emitted[key]["total"])
     for key, unit in (("energy_pj", "pJ"), ("time_ns", "ns")):
         for part in ("writes", "reads", "row_maps", "program"):
             add(f"{key.partition('_')[0]}: {NAMES[part]}", unit, natural[key][part], emitted[key][part])

@@ -81,7 +81,7 @@ def test_not_a_description(tmp_path: Path) -> None:
         load_target(binary)
     with pytest.raises(XbcError, match="cannot read target file"):
         load_target(tmp_path / "absent.toml")
-    with pytest.raises(XbcError, match="cannot read target file"):
+    with pytest.raises(XbcError, match="is a folder, but no compiled program"):
         load_target(f"{tmp_path}/")
 
 

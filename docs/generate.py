@@ -41,6 +41,8 @@ def passes_page() -> str:
         *(f"| `-O{level}` | `{text}` |" for level, text in LEVELS.items()),
         f"| `-O{O3}` | that of `-O2` with `match-rows` and `hold-codes` at the penalty that the loss budget allows |",
         "",
+        "`-O1` to `-O3` end with `order-inputs` where routing is gather; a chip with faulty cells adds `avoid-faults`.",
+        "",
     ]
     for name in PASSES:
         facts = describe(load_pass(name))

@@ -55,7 +55,9 @@ def test_notebooks_are_stored_without_output() -> None:
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python page, block after block; other pages include files that have tests of their own."""
     if page.name != "python.md":
-        included = [line for line in page.read_text().splitlines() if line.startswith("--8<--")]
+        included = [line for line in page.read_text().splitlines() if line.startswith("--8")]
+        assert all(line.startswith('--8<-- "') for line in included), "a marker that includes nothing"
+        assert included or not page.name.startswith("guide-"), "a guide shows a whole example"
         assert all((ROOT / line.split('"')[1].partition(":")[0]).is_file() for line in included)
         return
     monkeypatch.chdir(tmp_path)

@@ -59,6 +59,7 @@ def command(name: str | None, as_json: bool) -> None:
         f"  -O{O3}  -O2 within a loss budget (--data and --max-drop, or --max-error): rows matched to, and cells"
     )
     click.echo("       held at, nearby codes; ends with hold-codes")
+    click.echo("  -O1 to -O3 end with order-inputs where routing is gather; faulty cells add avoid-faults")
     click.echo("\nManual page of one: xbc passes NAME")
 
 

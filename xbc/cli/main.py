@@ -98,15 +98,18 @@ def run(arguments: list[str] | None = None) -> int:
     if late is not None:  # also one that some library swallowed
         code = INTERRUPTED if late == signal.SIGINT else interrupts.TERMINATED
     if code in (INTERRUPTED, interrupts.TERMINATED):
-        word = "interrupted" if code == INTERRUPTED else "terminated"
-        whole = interrupts.placed()
-        what = (
-            f"; {', '.join(whole)} had been written and stands complete"
-            if whole
-            else "; no output was changed"
-        )
-        click.echo(f"xbc: {word}{what}", err=True)
+        _tell(code)
     return code
+
+
+def _tell(code: int) -> None:
+    """Says that a signal ended the command, and which output stands."""
+    word = "interrupted" if code == INTERRUPTED else "terminated"
+    whole = interrupts.placed()
+    what = (
+        f"; {', '.join(whole)} had been written and stands complete" if whole else "; no output was changed"
+    )
+    click.echo(f"xbc: {word}{what}", err=True)
 
 
 def _run(arguments: list[str]) -> int:
@@ -165,11 +168,13 @@ def _fail(message: str) -> int:
 def main() -> NoReturn:
     """Console script."""
     interrupts.install()
-    _open_streams()
     try:
+        _open_streams()
         code = run()
-    except (KeyboardInterrupt, SystemExit):  # one more, while the first was being said
+    except (KeyboardInterrupt, SystemExit):  # one more, while the first was being said or before
+        interrupts.ignore()
         code = INTERRUPTED if interrupts.pending() == signal.SIGINT else interrupts.TERMINATED
+        _tell(code)
     interrupts.ignore()
     sys.exit(code)
 

@@ -175,3 +175,20 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         run.stderr
         == b"xbc: error: 'n\\\\udcff.onnx' is no UTF-8 text: rename the file, or give another name\n"
     )
+
+
+@pytest.mark.parametrize(("number", "code", "word"), [(2, 130, "interrupted"), (15, 143, "terminated")])
+def test_a_second_signal_while_the_first_is_said_is_told(number: int, code: int, word: str) -> None:
+    text = (
+        "import os, signal; from xbc.cli import main\n"
+        "def twice():\n"
+        "    try:\n"
+        f"        os.kill(os.getpid(), {number})\n"
+        "    finally:\n"
+        f"        os.kill(os.getpid(), {number})\n"
+        "main.run = twice\n"
+        "main.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert done.stderr == f"xbc: {word}; no output was changed\n"
